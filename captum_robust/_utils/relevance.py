@@ -1,0 +1,122 @@
+"""Relevance maps: where an explanation looks, regardless of sign and scale.
+
+Attacks differentiate the map, metrics compare it. It lives here because these two rooms never
+import each other.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+
+def normalized_relevance(attributions: Tensor, channel_dim: int = 1) -> Tensor:
+    """Relevance map without checks, warnings or device synchronisation, for the inside of loops.
+
+    The same values and gradients as `relevance_map`, which says what they are. What that function
+    refuses gives NaN or zeros here.
+
+    Args:
+        attributions: Floating-point tensor, (N, F) or (N, ...) with a channel dimension.
+        channel_dim: Dimension to sum over; ignored for (N, F).
+
+    Returns:
+        (N, F), or the shape of ``attributions`` without ``channel_dim``; same dtype and device.
+
+    Example:
+        >>> normalized_relevance(torch.tensor([[1.0, -3.0], [0.0, 0.0]]))
+        tensor([[0.2500, 0.7500],
+                [0.0000, 0.0000]])
+    """
+    return _divide(*_magnitude_and_total(attributions, channel_dim)).to(attributions.dtype)
+
+
+def relevance_map(attributions: Tensor, channel_dim: int = 1) -> Tensor:
+    r"""Absolute attributions, summed over channels and divided by their sum per example.
+
+    .. math:: r_p = \frac{\sum_c |a_{cp}|}{\sum_q \sum_c |a_{cq}|}
+
+    A map is non-negative, has no unit and sums to one. It is differentiable; the derivative of the
+    absolute value at 0 is taken as 0. Float16 and bfloat16 are summed in float32. Dombrowski et
+    al., "Explanations can be manipulated and geometry is to blame" (2019), compare such maps.
+
+    Args:
+        attributions: Floating-point tensor: (N, C, H, W), or any (N, ...) of three or more
+            dimensions, one of which holds channels; or (N, F), tabular, without channels. A batch
+            of maps (N, H, W) goes in as ``maps.unsqueeze(1)``.
+        channel_dim: Dimension to sum over, not the batch's; ignored for (N, F).
+
+    Returns:
+        (N, H, W) from (N, C, H, W), (N, F) from (N, F); same dtype and device. An all-zero
+        explanation gives an all-zero map with a zero gradient.
+
+    Raises:
+        TypeError: ``attributions`` is not a floating-point tensor.
+        ValueError: ``attributions`` is empty, has fewer than two dimensions, NaN or Inf, or a sum
+            that overflows; or ``channel_dim`` is the batch dimension or out of range.
+
+    Warns:
+        UserWarning: An explanation is all zero.
+
+    Example:
+        >>> relevance_map(torch.tensor([[[[1.0, -2.0]], [[3.0, 2.0]]]]))
+        tensor([[[0.5000, 0.5000]]])
+    """
+    _check_layout(attributions, channel_dim)
+    magnitude, total = _magnitude_and_total(attributions, channel_dim)
+    smallest, largest = torch.stack(torch.aminmax(total.detach())).tolist()  # one synchronisation
+    if not largest < torch.inf:  # NaN or Inf anywhere makes the total NaN or Inf
+        raise ValueError(
+            "attributions contains NaN or Inf, or sums to more than its dtype can hold; find the "
+            "cause with torch.isfinite(attributions), or rescale the attributions."
+        )
+    if smallest < torch.finfo(total.dtype).tiny:
+        warnings.warn(
+            "attributions is all zero for at least one example, so its relevance map is all zero "
+            "and does not sum to one. A saturated network does this; explain logits in place of "
+            "probabilities.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return _divide(magnitude, total).to(attributions.dtype)
+
+
+def _magnitude_and_total(attributions: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """Absolute values summed over channels, and their sum per example, (N, 1, ..., 1)."""
+    magnitude = attributions.abs()
+    if attributions.dtype in (torch.float16, torch.bfloat16):
+        magnitude = magnitude.float()  # a sum soon passes 65,504, the largest float16
+    if attributions.ndim > 2:
+        magnitude = magnitude.sum(dim=channel_dim)
+    return magnitude, magnitude.sum(dim=tuple(range(1, magnitude.ndim)), keepdim=True)
+
+
+def _divide(magnitude: Tensor, total: Tensor) -> Tensor:
+    # Division by infinity, unlike division by a small number, makes the map *and* the gradient of
+    # an all-zero explanation exactly zero. A total below the smallest normal number counts as zero
+    # too, since its reciprocal overflows.
+    return magnitude / torch.where(total >= torch.finfo(total.dtype).tiny, total, torch.inf)
+
+
+def _check_layout(attributions: Tensor, channel_dim: int) -> None:
+    if not isinstance(attributions, Tensor):
+        raise TypeError(f"attributions must be a tensor, got {type(attributions).__name__}.")
+    if not attributions.is_floating_point():
+        raise TypeError(
+            f"attributions must be floating-point, got {attributions.dtype}; convert with .float()."
+        )
+    shape, ndim = tuple(attributions.shape), attributions.ndim
+    if ndim < 2:
+        raise ValueError(
+            f"attributions must have a batch dimension and at least one more, got shape {shape}; "
+            "add the batch dimension with attributions.unsqueeze(0)."
+        )
+    if attributions.numel() == 0:
+        raise ValueError(f"attributions is empty, shape {shape}; give at least one example.")
+    if ndim > 2 and (not -ndim <= channel_dim < ndim or channel_dim % ndim == 0):
+        raise ValueError(
+            f"channel_dim must name a dimension of attributions other than the batch (0), from 1 "
+            f"to {ndim - 1}, got {channel_dim}."
+        )
