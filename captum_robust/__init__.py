@@ -1,0 +1,27 @@
+"""Explain robustly, attack explanations, and measure both, beside Captum and TorchAttacks.
+
+The rooms mirror the libraries that they stand beside: :mod:`captum_robust.attr` is used like
+:mod:`captum.attr`, :mod:`captum_robust.attacks` like :mod:`torchattacks`, and
+:mod:`captum_robust.metrics` like :mod:`captum.metrics`. Each is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+_ROOMS = ("attacks", "attr", "metrics", "visualization", "zoo")
+
+__all__ = ["__version__", *_ROOMS]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The ground that the rooms stand on; nothing here is public."""

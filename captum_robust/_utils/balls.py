@@ -1,0 +1,109 @@
+"""The sets that a manipulated image must stay in, and how to move inside them."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from captum_robust._utils.randomness import random_sign, standard_normal, standard_uniform
+
+# An l2 norm over many pixels is rounded; shrinking by this much keeps it under eps all the same.
+_L2_MARGIN = 1e-6
+
+
+class Ball(Protocol):
+    """What an attack needs to know of its budget. All tensors are ``(N, ...)`` images."""
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The steepest step of unit size for this norm."""
+
+    def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
+        """The nearest point of the ball that is an image in [0, 1]."""
+
+    def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """A random point of the ball that is an image in [0, 1]."""
+
+    def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """A random point on the ball's border, cut to an image in [0, 1]."""
+
+
+class LInf:
+    """Every pixel moves by at most ``eps``, exactly: no rounding error lets one through."""
+
+    def __repr__(self) -> str:
+        return "LInf()"
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
+        lower, upper = self._bounds(center, eps)
+        return torch.clamp(x, lower, upper)
+
+    def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        noise = 2 * standard_uniform(center, generator) - 1
+        return self.project(center + eps * noise, center, eps)
+
+    def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        return self.project(center + eps * random_sign(center, generator), center, eps)
+
+    @staticmethod
+    def _bounds(center: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The outermost floating-point values whose true distance to ``center`` is within eps."""
+        budget = _round_down(eps, center.dtype)
+        exact = center.double()
+        upper = (exact + budget).to(center.dtype)
+        lower = (exact - budget).to(center.dtype)
+        upper = torch.where(upper.double() - exact > budget, _toward(upper, center), upper)
+        lower = torch.where(exact - lower.double() > budget, _toward(lower, center), lower)
+        return lower.clamp(min=0.0), upper.clamp(max=1.0)
+
+
+class L2:
+    """The Euclidean norm of the change of an image is at most ``eps``."""
+
+    def __repr__(self) -> str:
+        return "L2()"
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        norm = _norm(gradient)
+        return gradient / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+    def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
+        change = x.clamp(0.0, 1.0) - center
+        norm = _norm(change)
+        scale = eps * (1 - _L2_MARGIN) / norm.clamp(min=torch.finfo(x.dtype).tiny)
+        # Both sets are convex and hold the center, so shrinking towards it leaves neither.
+        inside = center + change * scale.clamp(max=1.0)
+        return inside.clamp(0.0, 1.0)
+
+    def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        size = center[0].numel()
+        per_example = center.new_empty(len(center), *[1] * (center.dim() - 1))
+        radius = standard_uniform(per_example, generator) ** (1 / size)
+        noise = self.direction(standard_normal(center, generator))
+        return self.project(center + eps * radius * noise, center, eps)
+
+    def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        step = eps / math.sqrt(center[0].numel())
+        return self.project(center + step * random_sign(center, generator), center, eps)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
+
+
+def _round_down(value: float, dtype: torch.dtype) -> float:
+    """The largest number of ``dtype`` that is not above ``value``."""
+    rounded = torch.tensor(value, dtype=dtype)
+    if rounded.item() > value:
+        rounded = _toward(rounded, torch.zeros_like(rounded))
+    return rounded.item()
+
+
+def _toward(x: Tensor, goal: Tensor) -> Tensor:
+    """The next floating-point number from ``x`` in the direction of ``goal``."""
+    return torch.nextafter(x, goal)

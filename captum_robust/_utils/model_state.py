@@ -1,0 +1,38 @@
+"""Borrow a user's model and hand it back exactly as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """Restore, also after an exception, all that a call may change in ``model``.
+
+    Restored are the training flag of every module on its own (a frozen BatchNorm stays frozen,
+    which a recursive ``model.train()`` would undo), ``requires_grad`` of every parameter, and the
+    values of every buffer.
+
+    Inside the block no parameter requires a gradient: an attack differentiates images only, and
+    autograd then neither keeps nor computes what the weights would need.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield model
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        for module, flag in training:
+            module.training = flag
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)

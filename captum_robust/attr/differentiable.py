@@ -1,0 +1,167 @@
+"""Explanations whose graph survives, so that attacks and trainers can differentiate them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from captum.attr import (
+    Attribution,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    NoiseTunnel,
+    Saliency,
+)
+from torch import Tensor
+
+from captum_robust._utils.captum import (
+    approximation_parameters,
+    compute_gradients,
+    format_inputs,
+    format_inputs_and_baselines,
+    format_output,
+    use_gradients,
+    validate_path,
+)
+
+Attributions = Any
+"""A tensor for a tensor of inputs, a tuple of tensors for a tuple."""
+
+
+@runtime_checkable
+class HasGraph(Protocol):
+    """What an explanation of your own implements to be accepted by :func:`differentiable`."""
+
+    def attribute_with_graph(self, inputs: Any, *args: Any, **kwargs: Any) -> Attributions:
+        """Like ``attribute``; the result must pass ``torch.autograd.gradcheck`` in float64."""
+
+
+def differentiable(attribution_method: Attribution) -> Callable[..., Attributions]:
+    """Return the attribution method as a function whose result can be differentiated.
+
+    Captum detaches some attributions and gives others a graph with a wrong gradient. This function
+    returns the same values with a graph that passes ``torch.autograd.gradcheck``, or refuses.
+
+    Supported are Saliency, InputXGradient, IntegratedGradients (``internal_batch_size`` cuts the
+    passes; the graph of all of them is kept), BetaSmoothing, BetaSmoothedGradient,
+    KernelSmoothing, any nesting of these, and every class with a method ``attribute_with_graph``.
+
+    Of a network of rectifiers the second derivative is zero almost everywhere, and so is most of
+    what comes back through the graph: smooth it (:class:`BetaSmoothing`) to learn something.
+
+    Args:
+        attribution_method: The Captum explanation.
+
+    Returns:
+        A function ``(inputs, **kwargs)`` with the arguments and the result of ``attribute``.
+
+    Raises:
+        TypeError: No correct graph can be given; the message names what to use instead.
+
+    Example:
+        >>> import torch
+        >>> from captum.attr import Saliency
+        >>> from captum_robust.attr import differentiable
+        >>> x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        >>> explain = differentiable(Saliency(lambda x: (x**3).sum(1)))
+        >>> explain(x)
+        tensor([[ 3., 12.]], grad_fn=<AbsBackward0>)
+        >>> torch.autograd.grad(explain(x).sum(), x)
+        (tensor([[ 6., 12.]]),)
+    """
+    if isinstance(attribution_method, HasGraph):
+        wrapped = getattr(attribution_method, "attribution_method", None)
+        if wrapped is not None:
+            differentiable(wrapped)  # refuse now what would be refused on the first call
+        return _graph_enabled(attribution_method.attribute_with_graph)
+    for supported, with_graph in _WITH_GRAPH.items():
+        # A subclass that explains in its own way is not known to be right.
+        if getattr(type(attribution_method), "attribute", None) is supported.attribute:
+            clone = use_gradients(attribution_method, partial(compute_gradients, create_graph=True))
+            if clone is attribution_method:
+                break
+            return _graph_enabled(partial(with_graph, clone))
+    raise TypeError(_refusal(attribution_method))
+
+
+def _graph_enabled(explain: Callable[..., Attributions]) -> Callable[..., Attributions]:
+    def run(inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Attributions:
+        if kwargs.get("return_convergence_delta"):
+            raise ValueError(
+                "return_convergence_delta is not available with a graph. Call attribute() for it."
+            )
+        is_tuple, tensors = format_inputs(inputs)
+        # Captum would switch requires_grad on in the caller's own tensors, with a warning.
+        ready = tuple(x if x.requires_grad else x.detach().requires_grad_() for x in tensors)
+        with torch.enable_grad():
+            return explain(format_output(is_tuple, ready), *args, **kwargs)
+
+    return run
+
+
+def _attribute(method: Attribution, inputs: Any, *args: Any, **kwargs: Any) -> Attributions:
+    return method.attribute(inputs, *args, **kwargs)
+
+
+def _integrated_gradients(
+    explanation: IntegratedGradients,
+    inputs: Tensor | tuple[Tensor, ...],
+    baselines: Any = None,
+    target: Any = None,
+    additional_forward_args: Any = None,
+    n_steps: int = 50,
+    method: str = "gausslegendre",
+    internal_batch_size: int | None = None,
+    return_convergence_delta: bool = False,
+) -> Attributions:
+    """Captum's sum over the path, in chunks that all keep their graph (Captum's own detach)."""
+    is_tuple, _ = format_inputs(inputs)
+    tensors, base = format_inputs_and_baselines(inputs, baselines)
+    validate_path(tensors, base, n_steps, method)
+    step_sizes, alphas = (values(n_steps) for values in approximation_parameters(method))
+    chunk = n_steps if internal_batch_size is None else internal_batch_size // len(tensors[0])
+    chunk = max(1, chunk)
+    total: tuple[Tensor, ...] | None = None
+    for start in range(0, n_steps, chunk):
+        steps = slice(start, start + chunk)
+        part = explanation._attribute(
+            inputs=tensors,
+            baselines=base,
+            target=target,
+            additional_forward_args=additional_forward_args,
+            n_steps=len(alphas[steps]),
+            method=method,
+            step_sizes_and_alphas=(step_sizes[steps], alphas[steps]),
+        )
+        total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
+    return format_output(is_tuple, total)
+
+
+_WITH_GRAPH: dict[type[Attribution], Callable[..., Attributions]] = {
+    Saliency: _attribute,
+    InputXGradient: _attribute,
+    IntegratedGradients: _integrated_gradients,
+}
+
+
+def _refusal(method: Any) -> str:
+    if not isinstance(method, Attribution):
+        return (
+            f"attribution_method must be a captum Attribution, got {type(method).__name__}. "
+            "Wrap the model: Saliency(model)."
+        )
+    remedy = (
+        "Use Saliency, InputXGradient, IntegratedGradients, BetaSmoothing or KernelSmoothing, or "
+        "give the class a method attribute_with_graph."
+    )
+    if isinstance(method, NoiseTunnel):
+        remedy = "Use captum_robust.attr.KernelSmoothing, which smooths alike and keeps the graph."
+    if isinstance(method, GradientShap):
+        remedy = "Use KernelSmoothing(IntegratedGradients(model)), which keeps the graph."
+    return (
+        f"{type(method).__name__} has no correct graph: its result is detached, or its gradient "
+        f"would be wrong. {remedy}"
+    )

@@ -1,0 +1,226 @@
+"""Rectifiers become softplus for as long as a block runs; the model is left as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+_RECOMPUTED = (
+    "softplus_activations cannot see activations that are computed again in the backward pass, "
+    "so their gradient would be that of the unsmoothed network. Turn off gradient checkpointing "
+    "(torch.utils.checkpoint, memory_efficient=True) and saved-tensor hooks in the model."
+)
+
+
+class softplus_activations(TorchFunctionMode):  # noqa: N801 - a context manager, used like torch.no_grad
+    r"""Context manager: rectifiers compute softplus, module, function, method and in place alike.
+
+    .. math:: \mathrm{relu}(z) \to \mathrm{softplus}_\beta(z) = \log(1 + e^{\beta z}) / \beta
+
+    Every continuous piecewise-linear activation of torch is a sum of rectifiers, and each of these
+    is replaced: ReLU, ReLU6, LeakyReLU, PReLU, RReLU (evaluation), Hardtanh, Hardsigmoid,
+    Hardswish, Softshrink, Threshold whose value is its threshold, ``clamp(min=0)`` and
+    ``clamp(0, 6)``. Any other ``clamp``, and activations that jump, stay as they are.
+
+    It acts on the calling thread alone and ends with the block, also after an exception. Of nested
+    blocks the innermost counts. Scripted and compiled modules are not seen from here;
+    :class:`BetaSmoothing` refuses them.
+
+    Args:
+        beta: Sharpness, in units of one over the pre-activation; large values approach the
+            rectifier, small ones a straight line.
+
+    Raises:
+        ValueError: ``beta`` is not a positive finite number.
+        RuntimeError: in the block, if the model recomputes activations (gradient checkpointing).
+
+    References:
+        Dombrowski et al. 2019, Section 4 and Eq. 5.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust.attr import softplus_activations
+        >>> with softplus_activations(beta=1.0):
+        ...     torch.relu(torch.tensor([0.0, 2.0]))
+        tensor([0.6931, 2.1269])
+        >>> torch.relu(torch.tensor([0.0, 2.0]))
+        tensor([0., 2.])
+    """
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        if not (math.isfinite(beta) and beta > 0):
+            raise ValueError(f"beta must be positive and finite, got {beta}. Try 1.0 to 100.0.")
+        self.beta = beta
+        self.replaced = 0
+        """How many calls were replaced so far."""
+
+    def __enter__(self) -> softplus_activations:
+        with ExitStack() as entering:
+            entering.enter_context(disable_saved_tensors_hooks(_RECOMPUTED))
+            super().__enter__()
+            self._guard = entering.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            super().__exit__(*exception)
+        finally:
+            self._guard.close()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Replace ``func`` where it is a rectifier; called by torch with this mode switched off."""
+        kwargs = kwargs or {}
+        smooth = _SMOOTH.get(func)
+        if smooth is None:
+            return func(*args, **kwargs)
+        z, rectifiers = smooth(*args, **kwargs)
+        if rectifiers is None:
+            return func(*args, **kwargs)
+        self.replaced += 1
+        if func in _IN_PLACE or kwargs.get("inplace") is True:
+            # Written back, since code may drop the return value; from a copy, since autograd
+            # needs the z that the rectifier saw.
+            return z.copy_(rectifiers(z.clone(), self.beta))
+        return rectifiers(z, self.beta)
+
+
+# Each reader below has the signature of the functions that it stands for. It returns the
+# pre-activation, and the smooth activation as a function of it and beta, or None where the call
+# is no sum of rectifiers.
+_Smooth = Callable[[Tensor, float], Tensor]
+_Reader = Callable[..., tuple[Tensor, "_Smooth | None"]]
+
+
+def _softplus(z: Tensor, beta: float) -> Tensor:
+    return F.softplus(z, beta=beta)
+
+
+def _ramp(z: Tensor, low: float, high: float, beta: float) -> Tensor:
+    """clamp(z, low, high) = low + relu(z - low) - relu(z - high), smooth."""
+    return low + _softplus(z - low, beta) - _softplus(z - high, beta)
+
+
+def _leak(z: Tensor, slope: float | Tensor, beta: float) -> Tensor:
+    """max(z, 0) + slope * min(z, 0) = slope * z + (1 - slope) * relu(z), smooth."""
+    return slope * z + (1 - slope) * _softplus(z, beta)
+
+
+def _relu(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+    return input, _softplus
+
+
+def _relu6(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+    return input, lambda z, beta: _ramp(z, 0.0, 6.0, beta)
+
+
+def _hardtanh(
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> tuple[Tensor, _Smooth]:
+    return input, lambda z, beta: _ramp(z, min_val, max_val, beta)
+
+
+def _leaky_relu(
+    input: Tensor, negative_slope: float = 0.01, inplace: bool = False
+) -> tuple[Tensor, _Smooth]:
+    return input, lambda z, beta: _leak(z, negative_slope, beta)
+
+
+def _rrelu(
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> tuple[Tensor, _Smooth | None]:
+    if training:
+        return input, None
+    return _leaky_relu(input, (lower + upper) / 2)
+
+
+def _prelu(input: Tensor, weight: Tensor) -> tuple[Tensor, _Smooth]:
+    if weight.numel() > 1:
+        weight = weight.reshape(-1, *[1] * (input.dim() - 2))
+    return input, lambda z, beta: _leak(z, weight, beta)
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+    return input, lambda z, beta: _ramp(z + 3, 0.0, 6.0, beta) / 6
+
+
+def _hardswish(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+    return input, lambda z, beta: z * _ramp(z + 3, 0.0, 6.0, beta) / 6
+
+
+def _softshrink(input: Tensor, lambd: float = 0.5) -> tuple[Tensor, _Smooth]:
+    return input, lambda z, beta: _softplus(z - lambd, beta) - _softplus(-z - lambd, beta)
+
+
+def _threshold(
+    input: Tensor, threshold: float, value: float, inplace: bool = False
+) -> tuple[Tensor, _Smooth | None]:
+    if threshold != value:  # it jumps from value to threshold
+        return input, None
+    return input, lambda z, beta: value + _softplus(z - threshold, beta)
+
+
+def _clamp(
+    input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None
+) -> tuple[Tensor, _Smooth | None]:
+    if out is not None:  # autograd refuses it, so there is no gradient to smooth
+        return input, None
+    if _is_number(min, 0) and max is None:
+        return _relu(input)
+    if _is_number(min, 0) and _is_number(max, 6):
+        return _relu6(input)
+    return input, None
+
+
+def _clamp_min(
+    input: Tensor, min: Any, *, out: Tensor | None = None
+) -> tuple[Tensor, _Smooth | None]:
+    return _clamp(input, min, out=out)
+
+
+def _is_number(bound: Any, value: float) -> bool:
+    return isinstance(bound, (int, float)) and bound == value
+
+
+_READERS: dict[_Reader, list[str]] = {
+    _relu: ["relu", "relu_"],
+    _relu6: ["relu6"],
+    _hardtanh: ["hardtanh", "hardtanh_"],
+    _leaky_relu: ["leaky_relu", "leaky_relu_"],
+    _rrelu: ["rrelu", "rrelu_"],
+    _prelu: ["prelu"],
+    _hardsigmoid: ["hardsigmoid"],
+    _hardswish: ["hardswish"],
+    _softshrink: ["softshrink"],
+    _threshold: ["threshold", "threshold_"],
+    _clamp: ["clamp", "clamp_", "clip", "clip_"],
+    _clamp_min: ["clamp_min", "clamp_min_"],
+}
+# A name may stand for up to three objects: torch.f, torch.nn.functional.f and the method.
+_SPELLINGS = {
+    getattr(home, name): (reader, name.endswith("_"))
+    for reader, names in _READERS.items()
+    for name in names
+    for home in (F, torch, Tensor)
+    if hasattr(home, name)
+}
+_SMOOTH = {spelling: reader for spelling, (reader, _) in _SPELLINGS.items()}
+_IN_PLACE = frozenset(spelling for spelling, (_, in_place) in _SPELLINGS.items() if in_place)
