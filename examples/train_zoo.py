@@ -45,6 +45,7 @@ args = parser.parse_args()
 # Data: raw pixels in [0, 1]
 # --------------------------
 def load(train: bool) -> tuple[Tensor, Tensor]:
+    """The images as (N, 1, 28, 28) in [0, 1], and their labels."""
     data = FashionMNIST(args.data_root, train=train, download=args.download)
     return data.data.unsqueeze(1).float() / 255, data.targets
 

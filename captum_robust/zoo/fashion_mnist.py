@@ -107,9 +107,11 @@ def fashion_mnist_sample(n: int = _N_IMAGES) -> tuple[Tensor, Tensor]:
 
 
 def _load(name: str) -> dict[str, np.ndarray]:
-    with resources.files(__package__).joinpath(name).open("rb") as file:
-        with np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
+    with (
+        resources.files(__package__).joinpath(name).open("rb") as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        return dict(archive)
 
 
 def _empty_network() -> nn.Sequential:
