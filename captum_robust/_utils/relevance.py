@@ -26,6 +26,8 @@ def normalized_relevance(attributions: Tensor, channel_dim: int = 1) -> Tensor:
         (N, F), or the shape of ``attributions`` without ``channel_dim``; same dtype and device.
 
     Example:
+        >>> import torch
+        >>> from captum_robust._utils.relevance import normalized_relevance
         >>> normalized_relevance(torch.tensor([[1.0, -3.0], [0.0, 0.0]]))
         tensor([[0.2500, 0.7500],
                 [0.0000, 0.0000]])
@@ -61,6 +63,8 @@ def relevance_map(attributions: Tensor, channel_dim: int = 1) -> Tensor:
         UserWarning: An explanation is all zero.
 
     Example:
+        >>> import torch
+        >>> from captum_robust.metrics import relevance_map
         >>> relevance_map(torch.tensor([[[[1.0, -2.0]], [[3.0, 2.0]]]]))
         tensor([[[0.5000, 0.5000]]])
     """

@@ -201,6 +201,7 @@ class SmoothForward:
         self.__signature__ = inspect.signature(forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The smoothed network's output, unwrapped."""
         with softplus_activations(self.beta) as smoothing:
             output = logits_of(self.forward(*args, **kwargs))
         if not smoothing.replaced:

@@ -89,7 +89,7 @@ def differentiable(attribution_method: Attribution) -> Callable[..., Attribution
 
 def _graph_enabled(explain: Callable[..., Attributions]) -> Callable[..., Attributions]:
     def run(inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Attributions:
-        if kwargs.get("return_convergence_delta"):
+        if kwargs.pop("return_convergence_delta", False):
             raise ValueError(
                 "return_convergence_delta is not available with a graph. Call attribute() for it."
             )
@@ -115,7 +115,6 @@ def _integrated_gradients(
     n_steps: int = 50,
     method: str = "gausslegendre",
     internal_batch_size: int | None = None,
-    return_convergence_delta: bool = False,
 ) -> Attributions:
     """Captum's sum over the path, in chunks that all keep their graph (Captum's own detach)."""
     is_tuple, _ = format_inputs(inputs)

@@ -156,7 +156,9 @@ class KernelSmoothing(Attribution):
         **kwargs: Any,
     ) -> Any:
         if kwargs.get("return_convergence_delta"):
-            raise ValueError("return_convergence_delta: a mean over noise has no convergence delta.")
+            raise ValueError(
+                "return_convergence_delta: a mean over noise has no convergence delta."
+            )
         is_tuple, tensors = format_inputs(inputs)
         noise = _Noise(kernel, radius, tensors, fresh_generator(generator, tensors[0].device))
         chunk = _copies_at_once(n_samples, internal_batch_size, len(tensors[0]))
@@ -186,7 +188,9 @@ class _Noise:
             )
         radii = radius if isinstance(radius, tuple) else (radius,) * len(inputs)
         if len(radii) != len(inputs):
-            raise ValueError(f"radius has {len(radii)} values for {len(inputs)} inputs; give one each.")
+            raise ValueError(
+                f"radius has {len(radii)} values for {len(inputs)} inputs; give one each."
+            )
         if not all(math.isfinite(r) and r > 0 for r in radii):
             raise ValueError(f"radius must be positive and finite, got {radius}.")
         self._draw = _KERNELS[kernel] if isinstance(kernel, str) else kernel

@@ -20,7 +20,7 @@ _RECOMPUTED = (
 )
 
 
-class softplus_activations(TorchFunctionMode):  # noqa: N801 - a context manager, used like torch.no_grad
+class softplus_activations(TorchFunctionMode):
     r"""Context manager: rectifiers compute softplus, module, function, method and in place alike.
 
     .. math:: \mathrm{relu}(z) \to \mathrm{softplus}_\beta(z) = \log(1 + e^{\beta z}) / \beta
@@ -85,18 +85,19 @@ class softplus_activations(TorchFunctionMode):  # noqa: N801 - a context manager
     ) -> Any:
         """Replace ``func`` where it is a rectifier; called by torch with this mode switched off."""
         kwargs = kwargs or {}
-        smooth = _SMOOTH.get(func)
+        read = _READER_OF.get(func)
+        if read is None or kwargs.get("out") is not None:  # autograd refuses ``out``
+            return func(*args, **kwargs)
+        inplace = kwargs.get("inplace", func in _IN_PLACE)
+        z, smooth = read(*args, **{k: v for k, v in kwargs.items() if k not in ("inplace", "out")})
         if smooth is None:
             return func(*args, **kwargs)
-        z, rectifiers = smooth(*args, **kwargs)
-        if rectifiers is None:
-            return func(*args, **kwargs)
         self.replaced += 1
-        if func in _IN_PLACE or kwargs.get("inplace") is True:
+        if inplace:
             # Written back, since code may drop the return value; from a copy, since autograd
             # needs the z that the rectifier saw.
-            return z.copy_(rectifiers(z.clone(), self.beta))
-        return rectifiers(z, self.beta)
+            return z.copy_(smooth(z.clone(), self.beta))
+        return smooth(z, self.beta)
 
 
 # Each reader below has the signature of the functions that it stands for. It returns the
@@ -120,23 +121,19 @@ def _leak(z: Tensor, slope: float | Tensor, beta: float) -> Tensor:
     return slope * z + (1 - slope) * _softplus(z, beta)
 
 
-def _relu(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+def _relu(input: Tensor) -> tuple[Tensor, _Smooth]:
     return input, _softplus
 
 
-def _relu6(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+def _relu6(input: Tensor) -> tuple[Tensor, _Smooth]:
     return input, lambda z, beta: _ramp(z, 0.0, 6.0, beta)
 
 
-def _hardtanh(
-    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> tuple[Tensor, _Smooth]:
+def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> tuple[Tensor, _Smooth]:
     return input, lambda z, beta: _ramp(z, min_val, max_val, beta)
 
 
-def _leaky_relu(
-    input: Tensor, negative_slope: float = 0.01, inplace: bool = False
-) -> tuple[Tensor, _Smooth]:
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01) -> tuple[Tensor, _Smooth]:
     return input, lambda z, beta: _leak(z, negative_slope, beta)
 
 
@@ -145,7 +142,6 @@ def _rrelu(
     lower: float = 1.0 / 8,
     upper: float = 1.0 / 3,
     training: bool = False,
-    inplace: bool = False,
 ) -> tuple[Tensor, _Smooth | None]:
     if training:
         return input, None
@@ -158,11 +154,11 @@ def _prelu(input: Tensor, weight: Tensor) -> tuple[Tensor, _Smooth]:
     return input, lambda z, beta: _leak(z, weight, beta)
 
 
-def _hardsigmoid(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+def _hardsigmoid(input: Tensor) -> tuple[Tensor, _Smooth]:
     return input, lambda z, beta: _ramp(z + 3, 0.0, 6.0, beta) / 6
 
 
-def _hardswish(input: Tensor, inplace: bool = False) -> tuple[Tensor, _Smooth]:
+def _hardswish(input: Tensor) -> tuple[Tensor, _Smooth]:
     return input, lambda z, beta: z * _ramp(z + 3, 0.0, 6.0, beta) / 6
 
 
@@ -170,19 +166,13 @@ def _softshrink(input: Tensor, lambd: float = 0.5) -> tuple[Tensor, _Smooth]:
     return input, lambda z, beta: _softplus(z - lambd, beta) - _softplus(-z - lambd, beta)
 
 
-def _threshold(
-    input: Tensor, threshold: float, value: float, inplace: bool = False
-) -> tuple[Tensor, _Smooth | None]:
+def _threshold(input: Tensor, threshold: float, value: float) -> tuple[Tensor, _Smooth | None]:
     if threshold != value:  # it jumps from value to threshold
         return input, None
     return input, lambda z, beta: value + _softplus(z - threshold, beta)
 
 
-def _clamp(
-    input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None
-) -> tuple[Tensor, _Smooth | None]:
-    if out is not None:  # autograd refuses it, so there is no gradient to smooth
-        return input, None
+def _clamp(input: Tensor, min: Any = None, max: Any = None) -> tuple[Tensor, _Smooth | None]:
     if _is_number(min, 0) and max is None:
         return _relu(input)
     if _is_number(min, 0) and _is_number(max, 6):
@@ -190,10 +180,8 @@ def _clamp(
     return input, None
 
 
-def _clamp_min(
-    input: Tensor, min: Any, *, out: Tensor | None = None
-) -> tuple[Tensor, _Smooth | None]:
-    return _clamp(input, min, out=out)
+def _clamp_min(input: Tensor, min: Any) -> tuple[Tensor, _Smooth | None]:
+    return _clamp(input, min)
 
 
 def _is_number(bound: Any, value: float) -> bool:
@@ -222,5 +210,5 @@ _SPELLINGS = {
     for home in (F, torch, Tensor)
     if hasattr(home, name)
 }
-_SMOOTH = {spelling: reader for spelling, (reader, _) in _SPELLINGS.items()}
+_READER_OF = {spelling: reader for spelling, (reader, _) in _SPELLINGS.items()}
 _IN_PLACE = frozenset(spelling for spelling, (_, in_place) in _SPELLINGS.items() if in_place)

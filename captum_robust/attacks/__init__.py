@@ -1,0 +1,21 @@
+"""Attacks on explanations, with the interface of :mod:`torchattacks`."""
+
+from captum_robust._utils.balls import L2, LInf
+from captum_robust.attacks.base import Explained, ExplanationAttack
+from captum_robust.attacks.dombrowski import Dombrowski
+from captum_robust.attacks.ghorbani import GhorbaniMassCenter, GhorbaniTarget, GhorbaniTopK
+from captum_robust.attacks.random_sign import RandomSign
+from captum_robust.attacks.schedules import GeometricGrowth
+
+__all__ = [
+    "L2",
+    "Dombrowski",
+    "Explained",
+    "ExplanationAttack",
+    "GeometricGrowth",
+    "GhorbaniMassCenter",
+    "GhorbaniTarget",
+    "GhorbaniTopK",
+    "LInf",
+    "RandomSign",
+]

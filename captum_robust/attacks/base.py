@@ -1,0 +1,345 @@
+"""The one loop of every attack on explanations, behind the interface of TorchAttacks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from captum.attr import Attribution, InputXGradient, Saliency
+from torch import Tensor, nn
+from torchattacks.attack import Attack
+from tqdm import tqdm
+
+from captum_robust._utils.balls import Ball, LInf
+from captum_robust._utils.captum import (
+    attribute_detached,
+    is_forward_of,
+    logits_of,
+    map_forward,
+)
+from captum_robust._utils.checks import check_images, check_labels, check_positive
+from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.randomness import fresh_generator
+from captum_robust._utils.relevance import normalized_relevance
+from captum_robust.attr import differentiable, softplus_activations
+
+Objective = Callable[["Explained"], Tensor]
+"""What to minimise, one value per example, as a function of explained images."""
+
+Gradient = Callable[[Tensor], Tensor]
+"""The gradient of the surrogate's objective at given images."""
+
+Stepper = Callable[[Tensor, Gradient], Tensor]
+"""From the current images to the next; asks for the gradient where it wants one."""
+
+
+class Explained:
+    """A batch of images as an attack sees it: where the explanation looks, what the model says."""
+
+    def __init__(self, relevance: Tensor, output: Callable[[], Tensor]) -> None:
+        self.relevance = relevance
+        """Relevance maps, (N, H, W)."""
+        self._compute_output = output
+        self._output: Tensor | None = None
+
+    @property
+    def output(self) -> Tensor:
+        """The model's logits, (N, classes); computed when first asked for."""
+        if self._output is None:
+            self._output = self._compute_output()
+        return self._output
+
+
+class ExplanationAttack(Attack, ABC):
+    r"""Base of all attacks: change the explanation of an image, keep its predicted label.
+
+    From the clean image x (and, with ``restarts``, random points of the ball) it iterates
+
+    .. math:: x' \leftarrow \Pi(x' - \alpha\, d(\nabla_{x'} L(r_\beta(x'))))
+
+    with the relevance map :math:`r_\beta` of the *surrogate*, the model under softplus of
+    sharpness ``beta``, and the projection on the ball and on [0, 1]. Every iterate is then scored
+    on the *true* model. Returned is, for each image on its own, the iterate of lowest objective
+    among those that keep the label (and ``eps_output``); where none is below the clean image's
+    objective, the clean image. A subclass says what to minimise: :meth:`objective`.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits, or an object with ``.logits``.
+        explanation: The Captum ``Attribution`` to attack, one that
+            :func:`~captum_robust.attr.differentiable` accepts; None: the gradient. One that
+            explains ``model`` sees it through ``set_normalization_used`` like the attack.
+        eps: Radius of the ball, in units of the image.
+        alpha: Step size, in units of the image.
+        steps: Number of steps per restart.
+        beta: Sharpness of the surrogate, or a function of the progress in [0, 1].
+        eps_output: Largest change of the explained class's logit; None: no bound.
+        restarts: Number of starts; the first is the clean image.
+        ball: ``LInf()`` or ``L2()``.
+        explanation_kwargs: Further arguments of the explanation, such as ``n_steps``.
+        generator: Source of randomness; None draws a fresh one and leaves the global state alone.
+        show_progress: Whether to show a bar.
+
+    Raises:
+        TypeError: ``model`` is no module, or the explanation is not differentiable.
+        ValueError: A parameter is out of range; when called, images outside [0, 1], NaN, empty.
+
+    References:
+        Ghorbani et al. 2019, Alg. 1; Dombrowski et al. 2019, Section 2; Tang et al. 2021, Eq. 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        explanation: Attribution | None = None,
+        eps: float = 8 / 255,
+        alpha: float = 1 / 255,
+        steps: int = 100,
+        *,
+        beta: float | Callable[[float], float] = 10.0,
+        eps_output: float | None = None,
+        restarts: int = 1,
+        ball: Ball | None = None,
+        explanation_kwargs: dict[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+        check_positive(eps=eps, alpha=alpha, steps=steps, restarts=restarts)
+        if eps_output is not None:
+            check_positive(eps_output=eps_output)
+        super().__init__(type(self).__name__, model)
+        self.eps, self.alpha, self.steps = eps, alpha, steps
+        self.beta, self.eps_output, self.restarts = beta, eps_output, restarts
+        self.ball = ball if ball is not None else LInf()
+        self.show_progress = show_progress
+        # Private, since TorchAttacks compares and prints every public attribute.
+        self._explanation = explanation if explanation is not None else Saliency(model)
+        self._explanation_kwargs = dict(explanation_kwargs or {})
+        self._generator = generator
+        differentiable(self._explanation)
+
+    @abstractmethod
+    def objective(self, clean: Explained) -> Objective:
+        """What to minimise, one value per example, given the explained clean images."""
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The attack itself, on images in [0, 1] and a model that is already borrowed."""
+        return self._search(images, labels, self.objective)
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *args: Any,
+        eps: float | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Manipulate ``images``.
+
+        Args:
+            images: (N, C, H, W) in [0, 1]; normalised ones after ``set_normalization_used``.
+            labels: (N,) the class whose explanation is attacked; None: the predicted one.
+            *args: What the particular attack asks for besides.
+            eps: Another radius for this call; ``alpha`` scales along.
+            **kwargs: What the particular attack asks for besides.
+
+        Returns:
+            Manipulated images of the same shape, dtype and device.
+        """
+        if eps is not None:
+            return self._with_eps(eps)(images, labels, *args, **kwargs)
+        with torch.inference_mode(False), torch.enable_grad(), borrowed(self.model):
+            self._change_model_mode(self.model.training)
+            with self._unnormalised(images) as pixels:
+                check_images(pixels)
+                check_labels(labels, pixels)
+                manipulated = self.forward(pixels, labels, *args, **kwargs)
+        if self._normalization_applied:
+            manipulated = self.normalize(manipulated)
+        return manipulated.to(images.dtype)
+
+    def perturb_func(self, labels: Tensor | None = None) -> Callable[[Tensor, float], Tensor]:
+        """This attack as ``perturb_func`` of :func:`captum.metrics.sensitivity_max`.
+
+        The metric's ``perturb_radius`` becomes ``eps``, and ``labels`` are repeated along with
+        the images.
+        """
+
+        def perturb(images: Any, perturb_radius: float) -> Tensor:
+            (images,) = images if isinstance(images, tuple) else (images,)
+            repeated = labels
+            if labels is not None:
+                repeated = labels.repeat_interleave(len(images) // len(labels))
+            return self(images, repeated, eps=perturb_radius)
+
+        return perturb
+
+    def get_logits(self, inputs: Tensor, labels: Tensor | None = None, *args: Any) -> Tensor:
+        """The model's logits for images in [0, 1]."""
+        return logits_of(super().get_logits(inputs, labels, *args))
+
+    @property
+    def explanation(self) -> Attribution:
+        """The attacked explanation."""
+        return self._explanation
+
+    # The loop.
+
+    def _search(
+        self, images: Tensor, labels: Tensor | None, objective: Callable[[Explained], Objective]
+    ) -> Tensor:
+        model_view = _ModelView(self, images, labels)
+        clean = model_view.explain(images)
+        score = objective(clean)
+        best = _Best(
+            images, score(clean), clean.output.detach(), model_view.labels, self.eps_output
+        )
+        generator = fresh_generator(self._generator, images.device)
+        with tqdm(
+            total=self.restarts * self.steps, desc=self.attack, disable=not self.show_progress
+        ) as bar:
+            for restart in range(self.restarts):
+                x = images if restart == 0 else self.ball.draw(images, self.eps, generator)
+                step = self._stepper(images, generator)
+                for i in range(self.steps):
+                    beta = self._beta_at(i / max(1, self.steps - 1))
+                    x = step(x, partial(self._gradient, model_view, score, beta))
+                    candidate = model_view.explain(x)
+                    best.update(x, score(candidate), candidate.output)
+                    bar.update()
+        return best.images
+
+    def _gradient(self, model_view: _ModelView, score: Objective, beta: float, x: Tensor) -> Tensor:
+        """Gradient of the surrogate's objective with respect to the images."""
+        x = x.detach().requires_grad_()
+        with softplus_activations(beta):
+            harm = score(model_view.explain(x, with_graph=True)).sum()
+        (gradient,) = torch.autograd.grad(harm, x)
+        return gradient
+
+    def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
+        """A fresh rule for one restart: here, projected steps of size alpha."""
+
+        def step(x: Tensor, gradient: Gradient) -> Tensor:
+            unit = self.ball.direction(gradient(x))
+            return self.ball.project(x - self.alpha * unit, images, self.eps)
+
+        return step
+
+    def _beta_at(self, progress: float) -> float:
+        return self.beta(progress) if callable(self.beta) else self.beta
+
+    # TorchAttacks, mended.
+
+    def _with_eps(self, eps: float) -> ExplanationAttack:
+        check_positive(eps=eps)
+        attack = copy.copy(self)
+        attack.alpha, attack.eps = self.alpha * eps / self.eps, eps
+        return attack
+
+    @contextmanager
+    def _unnormalised(self, inputs: Tensor) -> Iterator[Tensor]:
+        """Images in [0, 1], and get_logits that normalises them, for the length of a block."""
+        if not self._normalization_applied:
+            yield inputs.detach().clone()
+            return
+        # Undoing a normalisation is rounded, which may put a black pixel just below 0.
+        pixels = self.inverse_normalize(inputs.detach())
+        near = pixels.clamp(0.0, 1.0)
+        pixels = torch.where((pixels - near).abs() < 1e-4, near, pixels)
+        self._set_normalization_applied(False)
+        try:
+            yield pixels
+        finally:
+            self._set_normalization_applied(True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # TorchAttacks searches every value for nested attacks by ==, remembers each for ever, and
+        # fails on tensors. There are no nested attacks here.
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        name = type(self._explanation).__name__
+        return f"{super().__repr__()[:-1]}, explanation={name})"
+
+
+class _ModelView:
+    """The attacked model and its explanation, as functions of images in [0, 1]."""
+
+    def __init__(self, attack: ExplanationAttack, images: Tensor, labels: Tensor | None) -> None:
+        self._attack = attack
+        self._kwargs = attack._explanation_kwargs
+        explanation = attack.explanation
+        self._explanation = map_forward(explanation, self._rebind)
+        self._with_graph = differentiable(self._explanation)
+        # These run the model once, on the very images: its output need not be computed again.
+        self._output_comes_along = isinstance(explanation, (Saliency, InputXGradient))
+        self._seen: Tensor | None = None
+        if labels is None:
+            with torch.no_grad():
+                labels = attack.get_logits(images).argmax(1)
+        self.labels = labels.to(images.device)
+
+    def explain(self, x: Tensor, with_graph: bool = False) -> Explained:
+        self._seen = None
+        if with_graph:
+            attributions = self._with_graph(x, target=self.labels, **self._kwargs)
+        else:
+            attributions = attribute_detached(
+                self._explanation, x, target=self.labels, **self._kwargs
+            )
+        seen, self._seen = self._seen, None
+
+        def output() -> Tensor:
+            if seen is not None and self._output_comes_along:
+                return seen
+            with nullcontext() if with_graph else torch.no_grad():
+                return self._attack.get_logits(x)
+
+        return Explained(normalized_relevance(attributions), output)
+
+    def _rebind(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        if not is_forward_of(forward, self._attack.model):
+            return forward
+
+        def logits(x: Tensor) -> Tensor:
+            self._seen = self._attack.get_logits(x)
+            return self._seen
+
+        return logits
+
+
+class _Best:
+    """Per image, the best allowed iterate so far. No value leaves the device."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        score: Tensor,
+        output: Tensor,
+        labels: Tensor,
+        eps_output: float | None,
+    ) -> None:
+        self.images = images
+        self._score = score.detach()
+        self._predicted = output.argmax(1)
+        self._labels = labels.unsqueeze(1)
+        self._logit = output.gather(1, self._labels)
+        self._eps_output = math.inf if eps_output is None else eps_output
+
+    def update(self, x: Tensor, score: Tensor, output: Tensor) -> None:
+        change = (output.detach().gather(1, self._labels) - self._logit).abs().squeeze(1)
+        better = (
+            (score.detach() < self._score)
+            & (output.argmax(1) == self._predicted)
+            & (change <= self._eps_output)
+        )
+        self._score = torch.where(better, score.detach(), self._score)
+        self.images = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x, self.images)

@@ -1,0 +1,140 @@
+"""The attack of Dombrowski et al. 2019: the explanation becomes any picture one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_robust._utils.checks import check_positive
+from captum_robust.attacks.base import (
+    Explained,
+    ExplanationAttack,
+    Gradient,
+    Objective,
+    Stepper,
+)
+from captum_robust.attacks.objectives import squared_distance
+from captum_robust.attacks.schedules import GeometricGrowth
+
+# As in the authors' code.
+_GROWTH = GeometricGrowth(10.0, 100.0)
+
+
+class Dombrowski(ExplanationAttack):
+    r"""Turn the relevance map into a target map; keep the output and the image.
+
+    .. math:: \min_{x'} d\,\|r(x') - r^t\|^2 + \gamma\,\|p(x') - p(x)\|^2
+
+    by Adam, with d the number of pixels (so that the balance of the terms does not depend on the
+    size of the image) and p the class probabilities. The surrogate grows sharper with the steps.
+    The defaults, with ``gamma``, give the terms the weights of the authors' code at 224 x 224.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits.
+        explanation: The Captum explanation to attack; None: the gradient.
+        eps: Radius of the ball; 1 leaves the limits of an image as the only bound (``LInf()``).
+        alpha: Learning rate of Adam, in units of the image.
+        steps: Number of steps.
+        beta: Sharpness of the surrogate, or a function of the progress in [0, 1].
+        gamma: Weight of the change of the output; 0 ignores it (the label is kept all the same).
+        **kwargs: See :class:`ExplanationAttack`.
+
+    Raises:
+        ValueError: A parameter is out of range; when called, ``target_maps`` are not maps.
+
+    References:
+        Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame", Eq. 4.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust.attacks import Dombrowski
+        >>> from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
+        >>> model, (images, labels) = fashion_mnist_cnn(), fashion_mnist_sample(2)
+        >>> targets = torch.rand(2, 28, 28, generator=torch.Generator().manual_seed(0))
+        >>> Dombrowski(model, steps=5)(images, labels, targets).shape
+        torch.Size([2, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        explanation: Attribution | None = None,
+        eps: float = 1.0,
+        alpha: float = 1e-3,
+        steps: int = 250,
+        *,
+        beta: float | Callable[[float], float] = _GROWTH,
+        gamma: float = 25.0,
+        **kwargs: Any,
+    ) -> None:
+        if gamma != 0:
+            check_positive(gamma=gamma)
+        super().__init__(model, explanation, eps, alpha, steps, beta=beta, **kwargs)
+        self.gamma = gamma
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, target_maps: Tensor | None = None
+    ) -> Tensor:
+        """Manipulate ``images`` so that their maps become ``target_maps``.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            labels: (N,) the class whose explanation is attacked; None: the predicted one.
+            target_maps: (N, H, W), or (H, W) for all; non-negative, of any scale.
+
+        Returns:
+            Manipulated images of the same shape, dtype and device.
+        """
+        if target_maps is None:
+            raise ValueError("target_maps is missing: call attack(images, labels, target_maps).")
+        return self._search(images, labels, partial(self.objective, target_maps=target_maps))
+
+    def objective(self, clean: Explained, target_maps: Tensor | None = None) -> Objective:
+        """Distance to the target maps, and the weighted change of the probabilities."""
+        target = _normalized_targets(target_maps, clean.relevance)
+        n_pixels = target[0].numel()
+        probabilities = clean.output.detach().softmax(1)
+
+        def loss(seen: Explained) -> Tensor:
+            map_error = n_pixels * squared_distance(seen.relevance, target)
+            if self.gamma == 0:
+                return map_error
+            change = squared_distance(seen.output.softmax(1), probabilities)
+            return map_error + self.gamma * change
+
+        return loss
+
+    def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
+        moved = images.clone()
+        adam = torch.optim.Adam([moved], lr=self.alpha)
+
+        def step(x: Tensor, gradient: Gradient) -> Tensor:
+            moved.grad = gradient(x)
+            moved.copy_(x)
+            adam.step()
+            return self.ball.project(moved, images, self.eps)
+
+        return step
+
+
+def _normalized_targets(target_maps: Tensor | None, like: Tensor) -> Tensor:
+    """Target maps that sum to one, in the shape, dtype and device of the relevance maps."""
+    if not isinstance(target_maps, Tensor):
+        raise ValueError("target_maps must be a tensor of maps, (N, H, W) or (H, W).")
+    if target_maps.shape not in (like.shape, like.shape[1:]):
+        raise ValueError(
+            f"target_maps must have shape {tuple(like.shape)} or {tuple(like.shape[1:])}, as the "
+            f"relevance maps have, got {tuple(target_maps.shape)}."
+        )
+    maps = target_maps.detach().to(like).expand_as(like)
+    if not bool(torch.isfinite(maps).all()) or bool((maps < 0).any()):
+        raise ValueError("target_maps must be finite and non-negative. Try target_maps.abs().")
+    total = maps.flatten(1).sum(1).view(-1, *[1] * (maps.dim() - 1))
+    if bool((total == 0).any()):
+        raise ValueError("target_maps has a map without relevance. Set at least one pixel.")
+    return maps / total
