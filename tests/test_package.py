@@ -1,0 +1,183 @@
+"""The package as a whole: what an import loads, what the metadata and the README promise."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+import captum_robust
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("attacks", "attr", "metrics", "visualization", "zoo")
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree"
+)
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# --- imports
+
+
+def test_importing_the_package_loads_no_room_and_nothing_heavy():
+    loaded = python("import sys, captum_robust; print(*sys.modules)").split()
+    heavy = {"accelerate", "captum", "matplotlib", "numpy", "torch", "torchattacks", "zennit"}
+    assert not heavy & set(loaded)
+    assert not [name for name in loaded if name.startswith("captum_robust.")]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_imported_on_first_use_and_loads_no_optional_package(room):
+    code = (
+        "import sys, captum_robust\n"
+        f"assert captum_robust.{room}.__name__ == 'captum_robust.{room}'\n"
+        "print(*sys.modules)"
+    )
+    loaded = python(code).split()
+    assert f"captum_robust.{room}" in loaded
+    assert not {"accelerate", "zennit"} & set(loaded)
+
+
+@pytest.mark.parametrize("room", ["metrics", "visualization", "zoo"])
+def test_only_attacks_loads_torchattacks(room):
+    loaded = python(f"import sys, captum_robust.{room}; print(*sys.modules)").split()
+    assert "torchattacks" not in loaded
+
+
+def test_dir_lists_the_rooms_and_all_names_exist():
+    assert set(ROOMS) <= set(dir(captum_robust))
+    for name in captum_robust.__all__:
+        assert getattr(captum_robust, name) is not None
+    for room in ROOMS:
+        module = getattr(captum_robust, room)
+        assert module.__all__ == sorted(module.__all__, key=str), room
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, f"{room}.{name}"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_room"):
+        captum_robust.no_such_room  # noqa: B018
+
+
+def test_every_folder_of_the_package_is_a_room_or_private():
+    package = ROOT / "captum_robust"
+    folders = {init.parent.name for init in package.glob("*/__init__.py")}
+    files = {file.stem for file in package.glob("*.py")} - {"__init__"}
+    assert {name for name in folders | files if not name.startswith("_")} == set(ROOMS)
+
+
+def imports_of(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def lower_bounds() -> dict[str, str]:
+    """The dependencies of the package; each has a lower bound and no other."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+    assert found
+    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)",', found[1]))
+    assert len(bounds) == found[1].count('"') // 2
+    return bounds
+
+
+def test_one_door_to_what_belongs_to_others():
+    doors = {"torchattacks": "attacks/base.py", "captum._utils": "_utils/captum.py"}
+    package = ROOT / "captum_robust"
+    for theirs, door in doors.items():
+        users = {
+            file.relative_to(package).as_posix()
+            for file in package.rglob("*.py")
+            if any(name == theirs or name.startswith(f"{theirs}.") for name in imports_of(file))
+        }
+        assert users == {door}, theirs
+
+
+def test_every_package_that_is_imported_is_declared():
+    declared = {name.replace("-", "_") for name in lower_bounds()}
+    modules = {"scikit_image": "skimage"}
+    declared = {modules.get(name, name) for name in declared}
+    used: set[str] = set()
+    for file in (ROOT / "captum_robust").rglob("*.py"):
+        used |= {name.split(".")[0] for name in imports_of(file)}
+    used -= {*sys.stdlib_module_names, "captum_robust"}
+    assert used <= declared
+    # torchvision is declared for those who attack its networks, and TorchAttacks imports it.
+    assert declared - used <= {"torchvision"}
+
+
+# --- metadata
+
+
+def test_the_version_is_that_of_the_metadata():
+    try:
+        installed = version("captum_robust")
+    except PackageNotFoundError:
+        pytest.skip("captum_robust is not installed")
+    assert captum_robust.__version__ == installed
+
+
+def test_lower_bounds_are_the_oldest_versions_that_were_tested():
+    text = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8")
+    oldest = dict(re.findall(r"^([\w-]+)==([\d.]+)$", text, re.MULTILINE))
+    assert {name: oldest.get(name) for name in lower_bounds()} == lower_bounds()
+
+
+# --- README
+
+
+def readme_blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_has_two_set_up_commands_of_one_line():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Set up\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert [block.count("\n") for block in blocks] == [1, 1]
+    quickstart, tests = blocks
+    assert quickstart.rstrip().endswith("examples/quickstart.py")
+    assert tests.rstrip().endswith("pytest")
+    assert text.count("-m venv") == 2
+
+
+def test_the_readme_snippet_runs_and_shows_the_attack_and_the_defence(capsys):
+    (snippet,) = readme_blocks("python")
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
+    plain, smooth = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
+    assert plain < 0.5 < smooth
+
+
+def test_what_the_readme_links_to_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_readme_names_what_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for room in ROOMS:
+        (row,) = re.findall(rf"^\| `captum_robust\.{room}` \|(.*)$", text, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row.rsplit(" | ", 1)[1]):
+            assert hasattr(getattr(captum_robust, room), name), f"{room}.{name}"
