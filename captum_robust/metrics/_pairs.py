@@ -50,8 +50,8 @@ def compare_pairs(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Ten
 
 def check_pair(a: Tensor, b: Tensor) -> None:
     """Raise the error that names what is wrong with ``a`` or ``b``; see `compare_pairs`."""
-    _check_operand("a", a)
-    _check_operand("b", b)
+    _check_layout("a", a)
+    _check_layout("b", b)
     if a.shape != b.shape:
         raise ValueError(
             f"b must have the shape of a, {tuple(a.shape)}, got {tuple(b.shape)}; explanations "
@@ -59,9 +59,14 @@ def check_pair(a: Tensor, b: Tensor) -> None:
         )
     if a.device != b.device:
         raise ValueError(f"b is on {b.device} and a on {a.device}; move it with b.to(a.device).")
+    for name, value in (("a", a), ("b", b)):
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{name} contains NaN or Inf; find the cause with torch.isfinite({name})."
+            )
 
 
-def _check_operand(name: str, value: Tensor) -> None:
+def _check_layout(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} must be a tensor, got {type(value).__name__}; give the explanations of "
@@ -77,5 +82,3 @@ def _check_operand(name: str, value: Tensor) -> None:
         )
     if value.numel() == 0:
         raise ValueError(f"{name} is empty, shape {shape}; give at least one example.")
-    if not torch.isfinite(value).all():
-        raise ValueError(f"{name} contains NaN or Inf; find the cause with torch.isfinite({name}).")

@@ -50,7 +50,9 @@ def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
         >>> pearson_correlation(a, b)
         tensor([ 1.0000, -0.5000])
     """
-    return _zero_where_undefined(compare_pairs(correlation, a, b))
+    coefficients = compare_pairs(correlation, a, b)
+    _warn_of_constants(coefficients.isnan(), "the correlation is undefined there and set to 0")
+    return coefficients.nan_to_num(0.0)
 
 
 def spearman_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -81,7 +83,9 @@ def spearman_correlation(a: Tensor, b: Tensor) -> Tensor:
         >>> spearman_correlation(a, b)
         tensor([1.0000, 0.8944])
     """
-    return _zero_where_undefined(compare_pairs(rank_correlation, a, b))
+    coefficients = compare_pairs(rank_correlation, a, b)
+    _warn_of_constants(coefficients.isnan(), "the correlation is undefined there and set to 0")
+    return coefficients.nan_to_num(0.0)
 
 
 def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
@@ -124,8 +128,7 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
         raise TypeError(f"k must be a whole number of features, got {k!r}.") from None
     shares = compare_pairs(partial(top_k_share, k=k), a, b)
     constant = _is_constant(a) | _is_constant(b)
-    if constant.any():
-        _warn_of_constants(constant, f"its {k} largest features are taken to be the first {k}")
+    _warn_of_constants(constant, f"its {k} largest features are taken to be the first {k}")
     return shares
 
 
@@ -197,23 +200,17 @@ def structural_similarity(
     return compare_pairs(measure, a, b)
 
 
-def _zero_where_undefined(correlations: Tensor) -> Tensor:
-    undefined = correlations.isnan()
-    if undefined.any():
-        _warn_of_constants(undefined, "the correlation is undefined there and set to 0")
-    return correlations.masked_fill(undefined, 0.0)
-
-
 def _is_constant(explanations: Tensor) -> Tensor:
     lowest, highest = explanations.detach().flatten(1).aminmax(dim=1)
     return lowest == highest
 
 
 def _warn_of_constants(constant: Tensor, consequence: str) -> None:
-    warnings.warn(
-        f"a or b is constant for {int(constant.sum())} of {constant.numel()} examples: "
-        f"{consequence}. A saturated network explains so; explain logits in place of "
-        "probabilities.",
-        UserWarning,
-        stacklevel=3,
-    )
+    if constant.any():
+        warnings.warn(
+            f"a or b is constant for {int(constant.sum())} of {constant.numel()} examples: "
+            f"{consequence}. The explanation of a saturated network is; explain logits in place "
+            "of probabilities.",
+            UserWarning,
+            stacklevel=3,
+        )
