@@ -24,11 +24,7 @@ exclude_patterns = ["_build", "auto_examples/GALLERY_HEADER.rst"]
 suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold objects
 
 # The pages of the rooms are made from docstrings; `__all__` of each room says what is public.
-autodoc_default_options = {
-    "members": True,
-    "imported-members": True,
-    "show-inheritance": True,
-}
+autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
