@@ -33,6 +33,14 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+# References to names of this package must resolve. Those of others do not, without the network; nor
+# do types in signatures, which Sphinx writes as they are spelled.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:class", r"(?!captum_robust).*"),
+    (r"py:.*", r"(abc|captum|collections|matplotlib|numpy|torch|torchattacks|torchvision)(\..*)?"),
+]
+
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "plain"
 
