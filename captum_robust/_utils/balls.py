@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from captum_robust._utils.randomness import random_sign, standard_normal, standa
 _L2_MARGIN = 1e-6
 
 
+@runtime_checkable
 class Ball(Protocol):
     """What an attack needs to know of its budget. All tensors are ``(N, ...)`` images."""
 

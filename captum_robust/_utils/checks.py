@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+_CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_positive(**values: float) -> None:
     """Raise ValueError unless every value is a positive finite number."""
     for name, value in values.items():
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite, got {value}.")
 
 
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless ``images`` is a non-empty batch of finite images in [0, 1]."""
+def check_count(**values: int) -> None:
+    """Raise unless every value is a whole number from 1 on."""
+    for name, value in values.items():
+        if not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, got {value!r}.")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_floating(images: Tensor) -> None:
+    """Raise ValueError unless ``images`` is a tensor of floating-point numbers."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a floating-point tensor in [0, 1], got {kind}.")
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless ``images`` is a non-empty batch of finite images in [0, 1]."""
+    check_floating(images)
     if images.dim() < 2:
         raise ValueError(
             f"images must have a batch dimension, got shape {tuple(images.shape)}. "
@@ -41,10 +60,26 @@ def check_labels(labels: Tensor | None, images: Tensor) -> None:
     """Raise ValueError unless ``labels`` is None or one integer class per image."""
     if labels is None:
         return
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+    if not isinstance(labels, Tensor) or labels.dtype not in _CLASSES:
         raise ValueError("labels must be a tensor of integer classes, or None for the predicted.")
     if labels.shape != (len(images),):
         raise ValueError(
             f"labels must have shape ({len(images)},), one class per image, got "
             f"{tuple(labels.shape)}."
+        )
+
+
+def check_logits(logits: Tensor, labels: Tensor | None, images: Tensor) -> None:
+    """Raise ValueError unless ``logits`` are a row of classes per image, ``labels`` among them."""
+    if logits.dim() != 2 or len(logits) != len(images):
+        raise ValueError(
+            f"model must return logits of shape ({len(images)}, classes) for {len(images)} images, "
+            f"got {tuple(logits.shape)}. An attack keeps the class of the largest."
+        )
+    if bool(logits.isnan().any()):
+        raise ValueError("model returned NaN for these images, so they have no predicted class.")
+    if labels is not None and not bool(((labels >= 0) & (labels < logits.shape[1])).all()):
+        raise ValueError(
+            f"labels must be classes of the model, 0 to {logits.shape[1] - 1}, got "
+            f"{labels.min().item()} to {labels.max().item()}."
         )

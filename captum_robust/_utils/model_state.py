@@ -14,14 +14,16 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """Restore, also after an exception, all that a call may change in ``model``.
 
     Restored are the training flag of every module on its own (a frozen BatchNorm stays frozen,
-    which a recursive ``model.train()`` would undo), ``requires_grad`` of every parameter, and the
-    values of every buffer.
+    which a recursive ``model.train()`` would undo), ``requires_grad`` of every parameter, and every
+    buffer: its values, where a call wrote into it, or itself, where a call put another in its
+    place.
 
     Inside the block no parameter requires a gradient: an attack differentiates images only, and
     autograd then neither keeps nor computes what the weights would need.
     """
     training = [(module, module.training) for module in model.modules()]
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    registered = [(module, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         for parameter in learned:
@@ -32,6 +34,8 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
         for module, flag in training:
             module.training = flag
+        for module, named in registered:
+            module._buffers.update(named)
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):

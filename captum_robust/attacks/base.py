@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,14 @@ from captum_robust._utils.captum import (
     logits_of,
     map_forward,
 )
-from captum_robust._utils.checks import check_images, check_labels, check_positive
+from captum_robust._utils.checks import (
+    check_count,
+    check_floating,
+    check_images,
+    check_labels,
+    check_logits,
+    check_positive,
+)
 from captum_robust._utils.model_state import borrowed
 from captum_robust._utils.randomness import fresh_generator
 from captum_robust._utils.relevance import normalized_relevance
@@ -111,9 +119,13 @@ class ExplanationAttack(Attack, ABC):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-        check_positive(eps=eps, alpha=alpha, steps=steps, restarts=restarts)
+        check_positive(eps=eps, alpha=alpha)
+        check_count(steps=steps, restarts=restarts)
         if eps_output is not None:
             check_positive(eps_output=eps_output)
+        if not callable(beta):
+            check_positive(beta=beta)
+        _check_kinds(explanation, explanation_kwargs, ball, generator)
         super().__init__(type(self).__name__, model)
         self.eps, self.alpha, self.steps = eps, alpha, steps
         self.beta, self.eps_output, self.restarts = beta, eps_output, restarts
@@ -155,6 +167,7 @@ class ExplanationAttack(Attack, ABC):
         """
         if eps is not None:
             return self._with_eps(eps)(images, labels, *args, **kwargs)
+        check_floating(images)
         with torch.inference_mode(False), torch.enable_grad(), borrowed(self.model):
             self._change_model_mode(self.model.training)
             with self._unnormalised(images) as pixels:
@@ -198,6 +211,7 @@ class ExplanationAttack(Attack, ABC):
         model_view = _ModelView(self, images, labels)
         clean = model_view.explain(images)
         score = objective(clean)
+        _check_relevance(clean.relevance)
         best = _Best(
             images, score(clean), clean.output.detach(), model_view.labels, self.eps_output
         )
@@ -212,8 +226,9 @@ class ExplanationAttack(Attack, ABC):
                     beta = self._beta_at(i / max(1, self.steps - 1))
                     x = step(x, partial(self._gradient, model_view, score, beta))
                     candidate = model_view.explain(x)
-                    best.update(x, score(candidate), candidate.output)
+                    best.update(x, score(candidate), candidate)
                     bar.update()
+        best.warn_of_nan()
         return best.images
 
     def _gradient(self, model_view: _ModelView, score: Objective, beta: float, x: Tensor) -> Tensor:
@@ -280,12 +295,14 @@ class _ModelView:
         self._explanation = map_forward(explanation, self._rebind)
         self._with_graph = differentiable(self._explanation)
         # These run the model once, on the very images: its output need not be computed again.
-        self._output_comes_along = isinstance(explanation, (Saliency, InputXGradient))
+        self._output_comes_along = type(explanation) in (Saliency, InputXGradient)
         self._seen: Tensor | None = None
-        if labels is None:
-            with torch.no_grad():
-                labels = attack.get_logits(images).argmax(1)
-        self.labels = labels.to(images.device)
+        with torch.no_grad():
+            logits = attack.get_logits(images)
+        check_logits(logits, labels, images)
+        # A copy, since autograd refuses to keep tensors that were made in inference mode.
+        labels = logits.argmax(1) if labels is None else labels.clone()
+        self.labels = labels.to(images.device, torch.int64)
 
     def explain(self, x: Tensor, with_graph: bool = False) -> Explained:
         self._seen = None
@@ -333,13 +350,60 @@ class _Best:
         self._labels = labels.unsqueeze(1)
         self._logit = output.gather(1, self._labels)
         self._eps_output = math.inf if eps_output is None else eps_output
+        self._met_nan = torch.zeros_like(self._score, dtype=torch.bool)
 
-    def update(self, x: Tensor, score: Tensor, output: Tensor) -> None:
-        change = (output.detach().gather(1, self._labels) - self._logit).abs().squeeze(1)
+    def update(self, x: Tensor, score: Tensor, seen: Explained) -> None:
+        output = seen.output.detach()
+        change = (output.gather(1, self._labels) - self._logit).abs().squeeze(1)
         better = (
             (score.detach() < self._score)
             & (output.argmax(1) == self._predicted)
             & (change <= self._eps_output)
+            # An explanation that is zero everywhere shows nothing; that is not to show another.
+            & (seen.relevance.flatten(1).sum(1) > 0)
         )
+        self._met_nan |= score.isnan()
         self._score = torch.where(better, score.detach(), self._score)
         self.images = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x, self.images)
+
+    def warn_of_nan(self) -> None:
+        count = int(self._met_nan.sum())
+        if count:
+            warnings.warn(
+                f"The explanation, or its gradient, became NaN for {count} of the images. What is "
+                "returned for them is the best iterate before that. Look for square roots, "
+                "divisions and logarithms at 0 in the model and the explanation.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def _check_kinds(explanation: Any, explanation_kwargs: Any, ball: Any, generator: Any) -> None:
+    if explanation is not None and not isinstance(explanation, Attribution):
+        raise TypeError(
+            f"explanation must be a captum Attribution, got {type(explanation).__name__}. Wrap the "
+            "model: Saliency(model). It comes before eps, alpha and steps, which can be named."
+        )
+    reserved = {"target", "return_convergence_delta"} & set(explanation_kwargs or {})
+    if reserved:
+        raise ValueError(
+            f"explanation_kwargs must not hold {min(reserved)!r}. The class to explain is given by "
+            "labels, and an attack needs attributions alone."
+        )
+    if ball is not None and (isinstance(ball, type) or not isinstance(ball, Ball)):
+        raise TypeError(f"ball must be LInf(), L2() or alike, got {ball!r}.")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
+
+
+def _check_relevance(relevance: Tensor) -> None:
+    low, high = torch.stack(torch.aminmax(relevance.flatten(1).sum(1))).tolist()
+    if not high < math.inf:
+        raise ValueError("explanation has NaN or Inf for these images, so it cannot be attacked.")
+    if low == 0:
+        warnings.warn(
+            "explanation is zero everywhere for at least one image: there is nothing to manipulate "
+            "yet. A saturated network does this; explain logits in place of probabilities.",
+            UserWarning,
+            stacklevel=5,
+        )

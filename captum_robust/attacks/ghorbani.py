@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_robust._utils.checks import check_count
 from captum_robust.attacks import objectives
 from captum_robust.attacks.base import Explained, ExplanationAttack, Objective
 
@@ -124,8 +125,7 @@ class GhorbaniTarget(ExplanationAttack):
         super().__init__(model, *args, **kwargs)
         if not isinstance(region, Tensor) or region.dtype != torch.bool:
             raise ValueError("region must be a boolean tensor. Convert it with region.bool().")
-        per_map = region.reshape(-1, region.shape[-1]) if region.dim() < 3 else region.flatten(1)
-        if not bool(per_map.any(dim=-1).any() if region.dim() < 3 else per_map.any(1).all()):
+        if not bool(region.any()):
             raise ValueError("region marks no pixel. Set at least one to True.")
         self._region = region
 
@@ -137,12 +137,15 @@ class GhorbaniTarget(ExplanationAttack):
                 f"region must have shape {tuple(shape[1:])} or {tuple(shape)}, as the relevance "
                 f"maps have, got {tuple(self._region.shape)}."
             )
-        region = self._region.to(clean.relevance)
+        region = self._region.to(clean.relevance).expand_as(clean.relevance)
+        if not bool(region.flatten(1).any(1).all()):
+            raise ValueError(
+                "region marks no pixel for one of the images. Set one to True."
+            )
         return lambda seen: -objectives.mass_on(seen.relevance, region)
 
 
 def _check_k(k: int, n_features: int | None = None) -> None:
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
+    check_count(k=k)
     if n_features is not None and k > n_features:
         raise ValueError(f"k must be at most the number of pixels, {n_features}, got {k}.")
