@@ -10,8 +10,8 @@ from torch import Tensor
 
 from captum_robust._utils.randomness import random_sign, standard_normal, standard_uniform
 
-# An l2 norm over many pixels is rounded; shrinking by this much keeps it under eps all the same.
-_L2_MARGIN = 1e-6
+# A norm over many pixels is rounded; shrinking by this much keeps it under eps all the same.
+_L2_MARGIN = 1e-12
 
 
 @runtime_checkable
@@ -74,12 +74,14 @@ class L2:
         return gradient / torch.where(norm > 0, norm, torch.ones_like(norm))
 
     def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
-        change = x.clamp(0.0, 1.0) - center
-        norm = _norm(change)
-        scale = eps * (1 - _L2_MARGIN) / norm.clamp(min=torch.finfo(x.dtype).tiny)
+        exact = center.double()
+        change = x.clamp(0.0, 1.0).double() - exact
+        scale = eps * (1 - _L2_MARGIN) / _norm(change).clamp(min=torch.finfo(torch.float64).tiny)
         # Both sets are convex and hold the center, so shrinking towards it leaves neither.
-        inside = center + change * scale.clamp(max=1.0)
-        return inside.clamp(0.0, 1.0)
+        change = change * scale.clamp(max=1.0)
+        inside = (exact + change).to(center.dtype)
+        overshoots = (inside.double() - exact).abs() > change.abs()
+        return torch.where(overshoots, _toward(inside, center), inside)
 
     def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
         size = center[0].numel()

@@ -139,9 +139,7 @@ class GhorbaniTarget(ExplanationAttack):
             )
         region = self._region.to(clean.relevance).expand_as(clean.relevance)
         if not bool(region.flatten(1).any(1).all()):
-            raise ValueError(
-                "region marks no pixel for one of the images. Set one to True."
-            )
+            raise ValueError("region marks no pixel for one of the images. Set one to True.")
         return lambda seen: -objectives.mass_on(seen.relevance, region)
 
 
