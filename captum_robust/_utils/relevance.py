@@ -15,8 +15,8 @@ from torch import Tensor
 def normalized_relevance(attributions: Tensor, channel_dim: int = 1) -> Tensor:
     """Relevance map without checks, warnings or device synchronisation, for the inside of loops.
 
-    The same values and gradients as `relevance_map`, which says what they are. What that function
-    refuses gives NaN or zeros here.
+    The same values and gradients as :func:`relevance_map`, which says what they are. What that
+    function refuses gives NaN or zeros here.
 
     Args:
         attributions: Floating-point tensor, (N, F) or (N, ...) with a channel dimension.

@@ -83,16 +83,19 @@ def mean_ssim(x: Tensor, y: Tensor, data_range: float | None, win_size: int) -> 
     # In units of R, and from the lowest number up: variances do not change, and lose no digits to
     # large means or to the tiny numbers of relevance maps.
     x, y = (x - low).div_(span), (y - low).div_(span)
-    moments = (x, y, x * x + y * y, x * y)
+    moments = (x, y, (x * x).addcmul_(y, y), x * y)
     x_mean, y_mean, squares, products = (_window_means(moment, win_size) for moment in moments)
+    # In place from here on: on a CPU new memory costs more than the arithmetic.
+    squares.addcmul_(x_mean, x_mean, value=-1).addcmul_(y_mean, y_mean, value=-1)
+    products.addcmul_(x_mean, y_mean, value=-1)
     sample = win_size**2 / (win_size**2 - 1)
-    variances = sample * (squares - x_mean.square() - y_mean.square())
-    covariance = sample * (products - x_mean * y_mean)
-    x_mean, y_mean = x_mean + low / span, y_mean + low / span
+    variances, covariance = squares.mul_(sample), products.mul_(sample)
+    x_mean.add_(low / span)
+    y_mean.add_(low / span)
     c1, c2 = 0.01**2, 0.03**2
-    numerator = (2 * x_mean * y_mean + c1) * (2 * covariance + c2)
-    denominator = (x_mean.square() + y_mean.square() + c1) * (variances + c2)
-    return (numerator / denominator).flatten(1).mean(1)
+    numerator = (x_mean * y_mean).mul_(2).add_(c1).mul_(covariance.mul_(2).add_(c2))
+    denominator = x_mean.square_().addcmul_(y_mean, y_mean).add_(c1).mul_(variances.add_(c2))
+    return numerator.div_(denominator).flatten(1).mean(1)
 
 
 def _low_and_span(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,4 @@
-"""How alike two explanations are, per example.
-
-Every function takes tensors of one shape (N, ...), explanations or relevance maps, and compares
-their numbers as they are: an explanation is signed, its `relevance_map` is not. Results have shape
-(N,), no graph and no unit, on the device of ``a``; the arithmetic is in float64 (float32 on MPS),
-the result in the wider dtype of ``a`` and ``b``, at least float32.
-
-All raise a TypeError where ``a`` or ``b`` is not a floating-point tensor, and a ValueError where
-one is empty, lacks the batch dimension or contains NaN or Inf, or their shapes or devices differ.
-"""
+"""How alike two explanations are, per example; the room's docstring says what all share."""
 
 from __future__ import annotations
 
@@ -27,7 +18,7 @@ def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
     .. math:: \frac{\sum_i (a_i - \bar a)(b_i - \bar b)}
               {\sqrt{\sum_i (a_i - \bar a)^2 \sum_i (b_i - \bar b)^2}}
 
-    Equal to `scipy.stats.pearsonr` on the flattened example.
+    Equal to ``scipy.stats.pearsonr`` on the flattened example.
 
     Args:
         a: Explanations or relevance maps, (N, ...).
@@ -37,7 +28,7 @@ def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
         (N,), from -1 to 1. Where ``a`` or ``b`` is constant the coefficient is undefined: 0.
 
     Raises:
-        TypeError, ValueError: See the module.
+        TypeError, ValueError: See :mod:`captum_robust.metrics`.
 
     Warns:
         UserWarning: An example of ``a`` or ``b`` is constant.
@@ -59,8 +50,8 @@ def spearman_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rank correlation of each pair of explanations.
 
     Pearson's correlation of the ranks, where equal numbers share the average of their ranks; equal
-    to `scipy.stats.spearmanr` on the flattened example. Ghorbani et al., "Interpretation of neural
-    networks is fragile" (2019), compare explanations so.
+    to ``scipy.stats.spearmanr`` on the flattened example. Ghorbani et al., "Interpretation of
+    neural networks is fragile" (2019), compare explanations so.
 
     Args:
         a: Explanations or relevance maps, (N, ...).
@@ -70,7 +61,7 @@ def spearman_correlation(a: Tensor, b: Tensor) -> Tensor:
         (N,), from -1 to 1. Where ``a`` or ``b`` is constant the coefficient is undefined: 0.
 
     Raises:
-        TypeError, ValueError: See the module.
+        TypeError, ValueError: See :mod:`captum_robust.metrics`.
 
     Warns:
         UserWarning: An example of ``a`` or ``b`` is constant.
@@ -108,8 +99,8 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
         (N,), from 0 (disjoint) to 1 (the same set).
 
     Raises:
-        TypeError: ``k`` is not a whole number; see also the module.
-        ValueError: ``k`` is out of range; see also the module.
+        TypeError: ``k`` is not a whole number; or see :mod:`captum_robust.metrics`.
+        ValueError: ``k`` is out of range; or see :mod:`captum_robust.metrics`.
 
     Warns:
         UserWarning: An example of ``a`` or ``b`` is constant: its set is the first k features.
@@ -135,7 +126,7 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
 def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
     r"""Mean over the features of :math:`(a_i - b_i)^2`, for each pair of explanations.
 
-    Equal to `skimage.metrics.mean_squared_error` of each example. Its unit is that of ``a``,
+    Equal to ``skimage.metrics.mean_squared_error`` of each example. Its unit is that of ``a``,
     squared; compare relevance maps, which sum to one, where the scale must not count.
 
     Args:
@@ -146,7 +137,7 @@ def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
         (N,), 0 where equal.
 
     Raises:
-        TypeError, ValueError: See the module.
+        TypeError, ValueError: See :mod:`captum_robust.metrics`.
 
     Example:
         >>> import torch
@@ -154,7 +145,7 @@ def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
         >>> mean_squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]))
         tensor([2.])
     """
-    return compare_pairs(lambda x, y: (x - y).square().flatten(1).mean(1), a, b)
+    return compare_pairs(lambda x, y: (x - y).square_().flatten(1).mean(1), a, b)
 
 
 def structural_similarity(
@@ -167,7 +158,7 @@ def structural_similarity(
     .. math:: \frac{(2 \mu_a \mu_b + (0.01 R)^2)(2 \sigma_{ab} + (0.03 R)^2)}
               {(\mu_a^2 + \mu_b^2 + (0.01 R)^2)(\sigma_a^2 + \sigma_b^2 + (0.03 R)^2)}
 
-    with flat windows and sample covariances: equal to `skimage.metrics.structural_similarity` with
+    with flat windows and sample covariances: equal to scikit-image's function of the same name with
     that ``data_range`` and ``win_size``, and ``channel_axis=0`` for (N, C, H, W). Wang et al.,
     "Image quality assessment" (2004); Dombrowski et al. (2019) compare explanations with it.
 
@@ -185,9 +176,9 @@ def structural_similarity(
         (N,), at most 1, where equal.
 
     Raises:
-        TypeError: See the module.
+        TypeError: See :mod:`captum_robust.metrics`.
         ValueError: ``data_range`` is not positive, ``win_size`` is even or does not fit, ``a`` has
-            not 3 or 4 dimensions; see also the module.
+            not 3 or 4 dimensions; or see :mod:`captum_robust.metrics`.
 
     Example:
         >>> import torch

@@ -277,6 +277,12 @@ def test_result_is_detached_and_arguments_are_left_alone(similarity):
     assert torch.equal(b, before[1])
 
 
+@pytest.mark.parametrize("similarity", [f for f in FUNCTIONS if f is not structural_similarity])
+def test_tabular_explanation_with_a_graph(similarity):
+    a, b = heavy_tailed((3, 20), 1), heavy_tailed((3, 20), 2)
+    assert torch.equal(similarity(a.clone().requires_grad_(), b), similarity(a, b))
+
+
 @ALL
 def test_memory_layout_does_not_count(similarity):
     a, b = relevance((3, 9, 11), 1), relevance((3, 9, 11), 2)
