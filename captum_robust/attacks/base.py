@@ -163,11 +163,12 @@ class ExplanationAttack(Attack, ABC):
             **kwargs: What the particular attack asks for besides.
 
         Returns:
-            Manipulated images of the same shape, dtype and device.
+            Manipulated images of the same shape and dtype, where the model is.
         """
         if eps is not None:
             return self._with_eps(eps)(images, labels, *args, **kwargs)
         check_floating(images)
+        images = images.to(next((p.device for p in self.model.parameters()), images.device))
         with torch.inference_mode(False), torch.enable_grad(), borrowed(self.model):
             self._change_model_mode(self.model.training)
             with self._unnormalised(images) as pixels:
@@ -178,19 +179,34 @@ class ExplanationAttack(Attack, ABC):
             manipulated = self.normalize(manipulated)
         return manipulated.to(images.dtype)
 
-    def perturb_func(self, labels: Tensor | None = None) -> Callable[[Tensor, float], Tensor]:
+    def perturb_func(
+        self, labels: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Callable[[Tensor, float], Tensor]:
         """This attack as ``perturb_func`` of :func:`captum.metrics.sensitivity_max`.
 
-        The metric's ``perturb_radius`` becomes ``eps``, and ``labels`` are repeated along with
-        the images.
+        The metric's ``perturb_radius`` becomes ``eps``. It repeats the images; each set of copies
+        is attacked on its own, so that all arguments stay those of the images.
+
+        Args:
+            labels: (N,) the class whose explanation is attacked; None: the predicted one.
+            *args: What the particular attack asks for besides.
+            **kwargs: What the particular attack asks for besides.
+
+        Returns:
+            A function of images and a radius.
         """
 
         def perturb(images: Any, perturb_radius: float) -> Tensor:
             (images,) = images if isinstance(images, tuple) else (images,)
-            repeated = labels
-            if labels is not None:
-                repeated = labels.repeat_interleave(len(images) // len(labels))
-            return self(images, repeated, eps=perturb_radius)
+            count = len(images) if labels is None else len(labels)
+            if count == 0 or len(images) % count:
+                raise ValueError(
+                    f"labels: {count} of them for {len(images)} images. Give one per image, as "
+                    "many as the images that are measured."
+                )
+            copies = images.unflatten(0, (count, -1)).unbind(1)
+            attacked = [self(c, labels, *args, eps=perturb_radius, **kwargs) for c in copies]
+            return torch.stack(attacked, dim=1).flatten(0, 1)
 
         return perturb
 
@@ -252,6 +268,30 @@ class ExplanationAttack(Attack, ABC):
         return self.beta(progress) if callable(self.beta) else self.beta
 
     # TorchAttacks, mended.
+
+    def save(
+        self,
+        data_loader: Any,
+        save_path: Any = None,
+        verbose: bool = True,
+        return_verbose: bool = False,
+        save_predictions: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Attack all images of a loader and save them, as TorchAttacks does; see its manual."""
+        # The predictions are computed for the statistics only, so these are always asked for.
+        wanted = return_verbose or save_predictions
+        with borrowed(self.model):
+            statistics = super().save(
+                data_loader, save_path, verbose, wanted, save_predictions, *args, **kwargs
+            )
+        return statistics if return_verbose else None
+
+    def get_output_with_eval_nograd(self, inputs: Tensor) -> Tensor:
+        """The logits of the model in evaluation mode."""
+        with borrowed(self.model):
+            return super().get_output_with_eval_nograd(inputs)
 
     def _with_eps(self, eps: float) -> ExplanationAttack:
         check_positive(eps=eps)

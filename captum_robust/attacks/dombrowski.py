@@ -38,7 +38,8 @@ class Dombrowski(ExplanationAttack):
         model: Maps images (N, C, H, W) in [0, 1] to logits.
         explanation: The Captum explanation to attack; None: the gradient.
         eps: Radius of the ball; 1 leaves the limits of an image as the only bound (``LInf()``).
-        alpha: Learning rate of Adam, in units of the image.
+        alpha: Learning rate of Adam, in units of the image; where a call brings another ``eps``,
+            it stays.
         steps: Number of steps.
         beta: Sharpness of the surrogate, or a function of the progress in [0, 1].
         gamma: Weight of the change of the output; 0 ignores it (the label is kept all the same).
@@ -93,6 +94,11 @@ class Dombrowski(ExplanationAttack):
         if target_maps is None:
             raise ValueError("target_maps is missing: call attack(images, labels, target_maps).")
         return self._search(images, labels, partial(self.objective, target_maps=target_maps))
+
+    def _with_eps(self, eps: float) -> ExplanationAttack:
+        attack = super()._with_eps(eps)
+        attack.alpha = self.alpha  # Adam's pace is not made for the radius, which may be no bound
+        return attack
 
     def objective(self, clean: Explained, target_maps: Tensor | None = None) -> Objective:
         """Distance to the target maps, and the weighted change of the probabilities."""
