@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +30,52 @@ def check_count(**values: int) -> None:
             raise TypeError(f"{name} must be a whole number, got {value!r}.")
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_batch(inputs: Any) -> None:
+    """Raise unless ``inputs`` is a tensor, or a tuple of tensors, with the same examples."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    strange = [type(x).__name__ for x in tensors if not isinstance(x, Tensor)]
+    if strange or not tensors:
+        raise TypeError(
+            f"inputs must be a tensor or a tuple of tensors, got {', '.join(strange) or '()'}."
+        )
+    shapes = [tuple(x.shape) for x in tensors]
+    if not all(shapes):
+        raise ValueError(
+            "inputs must have a batch dimension, got a tensor of shape (). Add it with "
+            "inputs.unsqueeze(0)."
+        )
+    if any(shape[0] == 0 for shape in shapes):
+        raise ValueError(f"inputs is empty, shape {shapes[0]}; give at least one example.")
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"inputs must hold the same examples along dimension 0, got shapes {shapes}. Expand "
+            "what is shared, or hand it over as additional_forward_args."
+        )
+
+
+def check_inputs(inputs: Any) -> None:
+    """Like :func:`check_batch`; and no value may be NaN or Inf."""
+    check_batch(inputs)
+    for x in inputs if isinstance(inputs, tuple) else (inputs,):
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise ValueError("inputs has NaN or Inf. Find it with torch.isfinite(inputs).")
+
+
+def checked(attribute: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a method ``attribute`` so that it checks its inputs.
+
+    ``attribute.unchecked`` is the bare method, for loops in which a NaN must not stop the rest.
+    """
+
+    @wraps(attribute)
+    def run(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        check_inputs(inputs)
+        return attribute(self, inputs, *args, **kwargs)
+
+    run.unchecked = attribute  # type: ignore[attr-defined]
+    return run
 
 
 def check_floating(images: Tensor) -> None:

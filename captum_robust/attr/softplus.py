@@ -13,10 +13,18 @@ from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from captum_robust._utils.checks import check_positive
+
 _RECOMPUTED = (
     "softplus_activations cannot see activations that are computed again in the backward pass, "
     "so their gradient would be that of the unsmoothed network. Turn off gradient checkpointing "
     "(torch.utils.checkpoint, memory_efficient=True) and saved-tensor hooks in the model."
+)
+
+_FUSED = (
+    "softplus_activations cannot reach the rectifiers inside nn.RNN(nonlinearity='relu') and "
+    "nn.RNNCell(nonlinearity='relu'): a whole layer is one call. Write the recurrence with "
+    "torch.relu, or explain with KernelSmoothing."
 )
 
 
@@ -28,7 +36,8 @@ class softplus_activations(TorchFunctionMode):
     Every continuous piecewise-linear activation of torch is a sum of rectifiers, and each of these
     is replaced: ReLU, ReLU6, LeakyReLU, PReLU, RReLU (evaluation), Hardtanh, Hardsigmoid,
     Hardswish, Softshrink, Threshold whose value is its threshold, ``clamp(min=0)`` and
-    ``clamp(0, 6)``. Any other ``clamp``, and activations that jump, stay as they are.
+    ``clamp(0, 6)``. Any other ``clamp``, activations that jump, and integer tensors stay as they
+    are.
 
     It acts on the calling thread alone and ends with the block, also after an exception. Of nested
     blocks the innermost counts. Scripted and compiled modules are not seen from here;
@@ -40,7 +49,8 @@ class softplus_activations(TorchFunctionMode):
 
     Raises:
         ValueError: ``beta`` is not a positive finite number.
-        RuntimeError: in the block, if the model recomputes activations (gradient checkpointing).
+        RuntimeError: in the block, if the model recomputes activations (gradient checkpointing) or
+            has a recurrent layer of rectifiers (``nn.RNN(nonlinearity="relu")``).
 
     References:
         Dombrowski et al. 2019, Section 4 and Eq. 5.
@@ -57,24 +67,26 @@ class softplus_activations(TorchFunctionMode):
 
     def __init__(self, beta: float) -> None:
         super().__init__()
-        if not (math.isfinite(beta) and beta > 0):
-            raise ValueError(f"beta must be positive and finite, got {beta}. Try 1.0 to 100.0.")
+        check_positive(beta=beta)
         self.beta = beta
         self.replaced = 0
         """How many calls were replaced so far."""
+        self.replaced_without_grad = 0
+        """How many of them where autograd does not look, as in a custom autograd.Function."""
+        self._guards: list[ExitStack] = []  # one for each time that the block is entered
 
     def __enter__(self) -> softplus_activations:
         with ExitStack() as entering:
             entering.enter_context(disable_saved_tensors_hooks(_RECOMPUTED))
             super().__enter__()
-            self._guard = entering.pop_all()
+            self._guards.append(entering.pop_all())
         return self
 
     def __exit__(self, *exception: Any) -> None:
         try:
             super().__exit__(*exception)
         finally:
-            self._guard.close()
+            self._guards.pop().close()
 
     def __torch_function__(
         self,
@@ -85,18 +97,22 @@ class softplus_activations(TorchFunctionMode):
     ) -> Any:
         """Replace ``func`` where it is a rectifier; called by torch with this mode switched off."""
         kwargs = kwargs or {}
+        if func in _RECURRENT:
+            raise RuntimeError(_FUSED)
         read = _READER_OF.get(func)
-        if read is None or kwargs.get("out") is not None:  # autograd refuses ``out``
+        if read is None:
             return func(*args, **kwargs)
-        inplace = kwargs.get("inplace", func in _IN_PLACE)
-        z, smooth = read(*args, **{k: v for k, v in kwargs.items() if k not in ("inplace", "out")})
-        if smooth is None:
+        z, smooth = read(*args, **{k: v for k, v in kwargs.items() if k not in _NOT_READ})
+        if smooth is None or not z.is_floating_point():  # counts and indices are clamped, too
             return func(*args, **kwargs)
         self.replaced += 1
-        if inplace:
+        self.replaced_without_grad += not torch.is_grad_enabled()
+        if kwargs.get("inplace", func in _IN_PLACE):
             # Written back, since code may drop the return value; from a copy, since autograd
             # needs the z that the rectifier saw.
             return z.copy_(smooth(z.clone(), self.beta))
+        if kwargs.get("out") is not None:
+            return torch.add(smooth(z, self.beta), 0, out=kwargs["out"])
         return smooth(z, self.beta)
 
 
@@ -113,7 +129,8 @@ def _softplus(z: Tensor, beta: float) -> Tensor:
 
 def _ramp(z: Tensor, low: float, high: float, beta: float) -> Tensor:
     """clamp(z, low, high) = low + relu(z - low) - relu(z - high), smooth."""
-    return low + _softplus(z - low, beta) - _softplus(z - high, beta)
+    above = z if low == -math.inf else low + _softplus(z - low, beta)
+    return above - _softplus(z - high, beta)
 
 
 def _leak(z: Tensor, slope: float | Tensor, beta: float) -> Tensor:
@@ -212,3 +229,5 @@ _SPELLINGS = {
 }
 _READER_OF = {spelling: reader for spelling, (reader, _) in _SPELLINGS.items()}
 _IN_PLACE = frozenset(spelling for spelling, (_, in_place) in _SPELLINGS.items() if in_place)
+_NOT_READ = frozenset({"inplace", "out", "generator"})
+_RECURRENT = frozenset({torch.rnn_relu, torch.rnn_relu_cell})
