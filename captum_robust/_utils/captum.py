@@ -7,7 +7,9 @@ is imported here and nowhere else, and handed on under a public-looking name.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from captum._utils.common import (
     _run_forward,
 )
 from captum._utils.gradient import compute_gradients as _captum_compute_gradients
-from captum.attr import Attribution, GradientAttribution
+from captum.attr import Attribution, GradientAttribution, PerturbationAttribution
 from captum.attr._utils.approximation_methods import approximation_parameters
 from captum.attr._utils.common import _format_input_baseline, _validate_input
 from torch import Tensor, nn
@@ -79,12 +81,8 @@ def compute_gradients(
     differentiated, and a model may return an object with ``.logits``. Where the gradient does not
     depend on the inputs (a linear model), a graph of zeros is still attached.
     """
-
-    def forward(*args: Any) -> Tensor:
-        return logits_of(forward_fn(*args))
-
     with torch.enable_grad():
-        output = _run_forward(forward, inputs, target_ind, additional_forward_args)
+        output = _run_forward(_unwrapped(forward_fn), inputs, target_ind, additional_forward_args)
         if output[0].numel() != 1:
             raise ValueError(
                 f"target: the model gives {output[0].numel()} values per example and one must be "
@@ -96,9 +94,17 @@ def compute_gradients(
         return gradients
 
 
+def _unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:
+    def forward(*args: Any) -> Tensor:
+        return logits_of(forward_fn(*args))
+
+    # Captum asks a forward function how many arguments it takes.
+    forward.__signature__ = inspect.signature(forward_fn)  # type: ignore[attr-defined]
+    return forward
+
+
 def _with_graph(gradient: Tensor, of: Tensor) -> Tensor:
-    if gradient.requires_grad:
-        return gradient
+    # Of a linear model the gradient is a weight: it may have a graph that does not hold ``of``.
     never = torch.zeros((), dtype=torch.bool, device=of.device)
     return torch.where(never, of, gradient)
 
@@ -125,13 +131,15 @@ def map_forward(
     """Copy ``attribution``, and all that it wraps, with ``forward_func`` transformed.
 
     The original and the model are left alone: a shallow copy at each level is enough, since only
-    the reference to the forward function is replaced.
+    references to the forward function are replaced (DeepLift keeps a second one, ``model``).
     """
     clone = copy.copy(attribution)
     clone.forward_func = transform(attribution.forward_func)
-    wrapped = getattr(attribution, "attribution_method", None)
-    if isinstance(wrapped, Attribution):
-        clone.attribution_method = map_forward(wrapped, transform)
+    for name, held in vars(attribution).items():
+        if isinstance(held, Attribution):
+            setattr(clone, name, map_forward(held, transform))
+        elif held is attribution.forward_func:
+            setattr(clone, name, clone.forward_func)
     return clone
 
 
@@ -154,15 +162,22 @@ def attribute_detached(
     Captum turns on ``requires_grad`` of the caller's tensors with a warning, forgets to turn it
     off when the model raises, and returns attributions of some methods with a graph whose gradient
     is wrong. Here it works on tensors of its own, and the result has no graph.
+
+    Methods of this library do not check their inputs here (:func:`checks.checked`).
     """
-    gradient_method = isinstance(_innermost(attribution), GradientAttribution)
+    innermost = _innermost(attribution)
+    gradient_method = isinstance(innermost, GradientAttribution)
     is_tuple, tensors = format_inputs(inputs)
     prepared = tuple(
-        x.detach().requires_grad_(gradient_method and x.is_floating_point()) for x in tensors
+        x.detach().requires_grad_((gradient_method or x.requires_grad) and x.is_floating_point())
+        for x in tensors
     )
     quiet = use_gradients(attribution, compute_gradients)
-    result = quiet.attribute(format_output(is_tuple, prepared), *args, **kwargs)
-    return _detach(result)
+    if isinstance(innermost, PerturbationAttribution):
+        quiet = map_forward(quiet, _unwrapped)
+    unchecked = getattr(quiet.attribute, "unchecked", None)
+    attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
+    return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
 
 
 def _innermost(attribution: Attribution) -> Attribution:

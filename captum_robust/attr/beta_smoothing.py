@@ -21,11 +21,24 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_robust._utils.captum import attribute_detached, logits_of, map_forward
+from captum_robust._utils.checks import checked
+from captum_robust.attr._unseen import rectifiers_left, refuse_unseen
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.softplus import softplus_activations
 
 # Their hooks and rules call rectifiers of their own, or never call ``forward_func``.
 _NOT_SMOOTHABLE = (LRP, GuidedBackprop, Deconvolution, GuidedGradCam)
+
+_NOTHING = (
+    "beta smoothing met no rectifier in the forward pass, so this explanation is the unsmoothed "
+    "one. Expected of a network without rectifiers; otherwise the model is scripted, compiled, or "
+    "spells them in a way that cannot be seen."
+)
+_IN_PART = (
+    "beta smoothing may have missed some rectifiers, so this explanation may be smooth only in "
+    "part: {}. Scripted code, torch.ops and the backward pass of a custom torch.autograd.Function "
+    "cannot be seen; call torch.relu in their place."
+)
 
 
 class BetaSmoothing(Attribution):
@@ -45,7 +58,8 @@ class BetaSmoothing(Attribution):
     Raises:
         ValueError: ``beta`` is not a positive finite number.
         TypeError: ``attribution_method`` is no ``Attribution``, is one that cannot be smoothed
-            (LRP, GuidedBackprop, Deconvolution), or its model is scripted, compiled or parallel.
+            (LRP, GuidedBackprop, Deconvolution and what is built on them), or its model is
+            scripted, compiled or parallel.
 
     References:
         Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame".
@@ -72,6 +86,7 @@ class BetaSmoothing(Attribution):
         self.beta = beta
 
     @log_usage()
+    @checked
     def attribute(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Any:
         """Explain ``inputs``; arguments and result are those of the wrapped method.
 
@@ -82,8 +97,11 @@ class BetaSmoothing(Attribution):
         Returns:
             What the wrapped method returns: attributions of the shapes of ``inputs``.
 
+        Raises:
+            ValueError: ``inputs`` is empty, NaN, Inf or of unequal length.
+
         Warns:
-            UserWarning: The model called no rectifier, so nothing was smoothed.
+            UserWarning: The model called no rectifier, so nothing was smoothed; or hides some.
         """
         return attribute_detached(self._smoothed(), inputs, **kwargs)
 
@@ -92,13 +110,11 @@ class BetaSmoothing(Attribution):
         return differentiable(self._smoothed())(inputs, **kwargs)
 
     def _smoothed(self) -> Attribution:
-        smoothed = map_forward(
-            self.attribution_method, lambda forward: SmoothForward(forward, self.beta)
-        )
-        # DeepLift hooks and calls its own reference to the model.
-        if isinstance(getattr(smoothed, "model", None), nn.Module):
-            smoothed.model = _SmoothModule(smoothed.model, self.beta)
-        return smoothed
+        return map_forward(self.attribution_method, self._smooth)
+
+    def _smooth(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        # What is smooth already was smoothed by a BetaSmoothing around this one.
+        return forward if isinstance(forward, SmoothForward) else SmoothForward(forward, self.beta)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -146,6 +162,7 @@ class BetaSmoothedGradient(GradientAttribution):
         self.beta = beta
 
     @log_usage()
+    @checked
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -164,8 +181,11 @@ class BetaSmoothedGradient(GradientAttribution):
         Returns:
             Gradients of the shapes, dtypes and devices of ``inputs``.
 
+        Raises:
+            ValueError: ``inputs`` is empty, NaN, Inf or of unequal length.
+
         Warns:
-            UserWarning: The model called no rectifier, so nothing was smoothed.
+            UserWarning: The model called no rectifier, so nothing was smoothed; or hides some.
         """
         return self._smoothing().attribute(
             inputs, target=target, abs=abs, additional_forward_args=additional_forward_args
@@ -187,45 +207,35 @@ class BetaSmoothedGradient(GradientAttribution):
         return BetaSmoothing(Saliency(self.forward_func), self.beta)
 
 
-class SmoothForward:
+class SmoothForward(nn.Module):
     """A forward function that computes softplus in place of rectifiers; the original is kept.
 
-    It is what :class:`BetaSmoothing` hands to the wrapped method in place of ``forward_func``.
+    It is what :class:`BetaSmoothing` hands to the wrapped method in place of ``forward_func``: a
+    module, since DeepLift hooks the model and its submodules.
     """
 
-    def __init__(self, forward: Callable[..., Any], beta: float) -> None:
-        _refuse_unseen(forward)
-        self.forward = forward
+    def __init__(self, forward_func: Callable[..., Any], beta: float) -> None:
+        refuse_unseen(forward_func)
+        super().__init__()
+        self.training = getattr(forward_func, "training", True)
+        self.forward_func = forward_func
         self.beta = beta
         # Captum asks a forward function how many arguments it takes.
-        self.__signature__ = inspect.signature(forward)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The smoothed network's output, unwrapped."""
-        with softplus_activations(self.beta) as smoothing:
-            output = logits_of(self.forward(*args, **kwargs))
-        if not smoothing.replaced:
-            warnings.warn(
-                "beta smoothing met no rectifier in the forward pass, so this explanation is the "
-                "unsmoothed one. Expected of a network without rectifiers; otherwise the model is "
-                "scripted, compiled, or spells them in a way that cannot be seen.",
-                UserWarning,
-                stacklevel=2,
-            )
-        return output
-
-
-class _SmoothModule(nn.Module):
-    """:class:`SmoothForward` for methods that need a module with the model's own submodules."""
-
-    def __init__(self, model: nn.Module, beta: float) -> None:
-        super().__init__()
-        self.model = model
-        self.training = model.training
-        self._beta = beta
+        self.__signature__ = inspect.signature(forward_func)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return SmoothForward(self.model, self._beta)(*args, **kwargs)
+        """The smoothed network's output, unwrapped."""
+        with softplus_activations(self.beta) as smoothing:
+            output = logits_of(self.forward_func(*args, **kwargs))
+        if not smoothing.replaced:
+            warnings.warn(_NOTHING, UserWarning, stacklevel=2)
+            return output
+        hidden = smoothing.replaced_without_grad > 0 and torch.is_grad_enabled()
+        left = rectifiers_left(output, args, with_functions=hidden)
+        if left:
+            names = ", ".join(sorted(set(left)))
+            warnings.warn(_IN_PART.format(names), UserWarning, stacklevel=2)
+        return output
 
 
 def _refuse_unsmoothable(attribution: Attribution) -> None:
@@ -234,34 +244,7 @@ def _refuse_unsmoothable(attribution: Attribution) -> None:
             f"{type(attribution).__name__} cannot be beta-smoothed: it applies rectifiers of its "
             "own to weights or gradients. Use Saliency, InputXGradient or IntegratedGradients."
         )
-    wrapped = getattr(attribution, "attribution_method", None)
-    if isinstance(wrapped, Attribution):
-        _refuse_unsmoothable(wrapped)
-    else:
-        _refuse_unseen(attribution.forward_func)
-
-
-def _refuse_unseen(forward: Callable[..., Any]) -> None:
-    """Refuse what runs where a torch function mode of this thread is blind."""
-    owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", forward)
-    modules = owner.named_modules() if isinstance(owner, nn.Module) else [("", owner)]
-    for path, module in modules:
-        reason = _unseen(module)
-        if reason:
-            raise TypeError(
-                f"forward_func: {path or type(module).__name__!r} is {reason}, so its rectifiers "
-                "cannot be smoothed from outside. Pass the original eager, single-device model."
-            )
-
-
-def _unseen(module: Any) -> str | None:
-    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        return "scripted"
-    compiled_in_place = getattr(module, "_compiled_call_impl", None) is not None
-    if compiled_in_place or hasattr(module, "_torchdynamo_orig_callable"):
-        return "compiled"
-    if hasattr(module, "_orig_mod"):
-        return "compiled"
-    if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
-        return "split over several devices by threads"
-    return None
+    refuse_unseen(attribution.forward_func)
+    for held in vars(attribution).values():
+        if isinstance(held, Attribution):
+            _refuse_unsmoothable(held)

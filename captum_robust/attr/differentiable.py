@@ -26,6 +26,7 @@ from captum_robust._utils.captum import (
     use_gradients,
     validate_path,
 )
+from captum_robust._utils.checks import check_batch, check_count
 
 Attributions = Any
 """A tensor for a tensor of inputs, a tuple of tensors for a tuple."""
@@ -72,7 +73,7 @@ def differentiable(attribution_method: Attribution) -> Callable[..., Attribution
         >>> torch.autograd.grad(explain(x).sum(), x)
         (tensor([[ 6., 12.]]),)
     """
-    if isinstance(attribution_method, HasGraph):
+    if isinstance(attribution_method, HasGraph) and not _overtaken(type(attribution_method)):
         wrapped = getattr(attribution_method, "attribution_method", None)
         if wrapped is not None:
             differentiable(wrapped)  # refuse now what would be refused on the first call
@@ -93,13 +94,26 @@ def _graph_enabled(explain: Callable[..., Attributions]) -> Callable[..., Attrib
             raise ValueError(
                 "return_convergence_delta is not available with a graph. Call attribute() for it."
             )
+        check_batch(inputs)
         is_tuple, tensors = format_inputs(inputs)
         # Captum would switch requires_grad on in the caller's own tensors, with a warning.
-        ready = tuple(x if x.requires_grad else x.detach().requires_grad_() for x in tensors)
+        ready = tuple(
+            x.detach().requires_grad_() if x.is_floating_point() and not x.requires_grad else x
+            for x in tensors
+        )
         with torch.enable_grad():
             return explain(format_output(is_tuple, ready), *args, **kwargs)
 
     return run
+
+
+def _overtaken(cls: type) -> bool:
+    """Whether a subclass explains in a way that the graph, inherited, knows nothing of."""
+    explains, graph = (
+        next((base for base in cls.__mro__ if name in vars(base)), cls)
+        for name in ("attribute", "attribute_with_graph")
+    )
+    return explains is not graph and issubclass(explains, graph)
 
 
 def _attribute(method: Attribution, inputs: Any, *args: Any, **kwargs: Any) -> Attributions:
@@ -121,6 +135,8 @@ def _integrated_gradients(
     tensors, base = format_inputs_and_baselines(inputs, baselines)
     validate_path(tensors, base, n_steps, method)
     step_sizes, alphas = (values(n_steps) for values in approximation_parameters(method))
+    if internal_batch_size is not None:
+        check_count(internal_batch_size=internal_batch_size)
     chunk = n_steps if internal_batch_size is None else internal_batch_size // len(tensors[0])
     chunk = max(1, chunk)
     total: tuple[Tensor, ...] | None = None

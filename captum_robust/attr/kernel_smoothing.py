@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from captum_robust._utils.captum import (
     format_inputs,
     format_output,
 )
+from captum_robust._utils.checks import check_count, check_positive, checked
 from captum_robust._utils.randomness import fresh_generator, standard_normal, standard_uniform
 from captum_robust.attr.differentiable import differentiable
 
@@ -39,7 +39,8 @@ def logistic(like: Tensor, generator: torch.Generator) -> Tensor:
     # Half precision would round draws to 1, and a draw may be 0: their logits are infinite.
     wide = like if like.dtype == torch.float64 else like.float()
     u = standard_uniform(wide, generator)
-    return torch.logit(u, eps=torch.finfo(u.dtype).tiny).to(like)
+    # Draws are multiples of eps / 2, so a 0 stands for the numbers below the first of them.
+    return torch.logit(u, eps=torch.finfo(u.dtype).eps / 4).to(like)
 
 
 _KERNELS: dict[str, Kernel] = {"gaussian": gaussian, "uniform": uniform, "logistic": logistic}
@@ -85,6 +86,7 @@ class KernelSmoothing(Attribution):
         self.attribution_method = attribution_method
 
     @log_usage()
+    @checked
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -98,7 +100,7 @@ class KernelSmoothing(Attribution):
         """Explain ``inputs``.
 
         Args:
-            inputs: Tensor or tuple of tensors, examples along dimension 0.
+            inputs: Floating-point tensor or tuple of tensors, examples along dimension 0.
             kernel: "gaussian", "uniform", "logistic", or a function ``(like, generator)`` that
                 draws noise of unit radius in the shape of the tensor ``like``.
             radius: Size of the noise in units of the inputs (standard deviation, half-width,
@@ -106,8 +108,8 @@ class KernelSmoothing(Attribution):
             n_samples: Number of noisy copies.
             internal_batch_size: Largest number of noisy inputs explained at once, at least one
                 per example; None explains all together.
-            generator: Source of the noise; None draws a fresh, unpredictable one and leaves the
-                global random state alone.
+            generator: Source of the noise, also that of a KernelSmoothing inside; None draws a
+                fresh, unpredictable one and leaves the global random state alone.
             **kwargs: Handed to the wrapped method; what belongs to an example (``target``,
                 ``baselines``, ``additional_forward_args``, ``feature_mask``) is repeated.
 
@@ -115,8 +117,8 @@ class KernelSmoothing(Attribution):
             Attributions of the shapes, dtypes and devices of ``inputs``.
 
         Raises:
-            ValueError: An unknown kernel, a radius that is not positive and finite, or a count
-                below one.
+            ValueError: An unknown kernel, a radius that is not positive and finite, a count below
+                one, or inputs that are empty, integer, NaN, Inf or of unequal length.
         """
         return self._smooth(
             lambda x, **kw: attribute_detached(self.attribution_method, x, **kw),
@@ -144,8 +146,8 @@ class KernelSmoothing(Attribution):
         """Whether the wrapped method gives global attributions (Captum's convention)."""
         return self.attribution_method.multiplies_by_inputs
 
-    @staticmethod
     def _smooth(
+        self,
         explain: Callable[..., Any],
         inputs: Tensor | tuple[Tensor, ...],
         kernel: str | Kernel,
@@ -160,16 +162,22 @@ class KernelSmoothing(Attribution):
                 "return_convergence_delta: a mean over noise has no convergence delta."
             )
         is_tuple, tensors = format_inputs(inputs)
-        noise = _Noise(kernel, radius, tensors, fresh_generator(generator, tensors[0].device))
+        generator = fresh_generator(generator, tensors[0].device)
+        noise = _Noise(kernel, radius, tensors, generator)
         chunk = _copies_at_once(n_samples, internal_batch_size, len(tensors[0]))
-        total: tuple[Tensor, ...] = tuple(torch.zeros_like(x) for x in tensors)
+        if _draws_noise(self.attribution_method):
+            # It draws between two copies: one at a time, these do not depend on the batches.
+            chunk, kwargs = 1, {"generator": generator, **kwargs}
+        total: tuple[Tensor, ...] | None = None
         for start in range(0, n_samples, chunk):
             copies = min(chunk, n_samples - start)
             noisy = format_output(is_tuple, noise.add(copies))
             part = explain(noisy, **expand_per_example_arguments(copies, tensors, kwargs))
-            sums = [a.unflatten(0, (-1, copies)).sum(1) for a in format_inputs(part)[1]]
-            total = tuple(a + b for a, b in zip(total, sums, strict=True))
-        return format_output(is_tuple, tuple(a / n_samples for a in total))
+            # A method that explains a layer has a result of the layer's form.
+            is_tuple_out, parts = format_inputs(part)
+            sums = tuple(a.unflatten(0, (-1, copies)).sum(1) for a in parts)
+            total = sums if total is None else tuple(map(torch.add, total, sums))
+        return format_output(is_tuple_out, tuple(a / n_samples for a in total or ()))
 
 
 class _Noise:
@@ -191,27 +199,45 @@ class _Noise:
             raise ValueError(
                 f"radius has {len(radii)} values for {len(inputs)} inputs; give one each."
             )
-        if not all(math.isfinite(r) and r > 0 for r in radii):
-            raise ValueError(f"radius must be positive and finite, got {radius}.")
+        for r in radii:
+            check_positive(radius=r)
+        integer = [x.dtype for x in inputs if not x.is_floating_point()]
+        if integer:
+            raise ValueError(
+                f"inputs must be floating-point to take noise, got {integer[0]}. Convert them with "
+                ".float(), or smooth the explanation of an embedding."
+            )
         self._draw = _KERNELS[kernel] if isinstance(kernel, str) else kernel
         self._radii, self._inputs, self._generator = radii, inputs, generator
 
     def add(self, copies: int) -> tuple[Tensor, ...]:
         """``copies`` noisy copies of each example, adjacent: (N * copies, ...)."""
-        drawn = [
-            [self._draw(x.detach(), self._generator) for x in self._inputs] for _ in range(copies)
-        ]
+        drawn = [[self._noise(x) for x in self._inputs] for _ in range(copies)]
         return tuple(
             (x.unsqueeze(1) + r * torch.stack(noise, dim=1)).flatten(0, 1)
             for x, r, noise in zip(self._inputs, self._radii, zip(*drawn, strict=True), strict=True)
         )
 
+    def _noise(self, x: Tensor) -> Tensor:
+        noise = self._draw(x.detach(), self._generator)
+        if noise.shape != x.shape:
+            raise ValueError(
+                f"kernel must draw noise of the inputs' shape {tuple(x.shape)}, got "
+                f"{tuple(noise.shape)}. Draw in the shape of its first argument."
+            )
+        return noise.to(x)
+
+
+def _draws_noise(attribution: Any) -> bool:
+    """Whether ``attribution``, or what it wraps, is a KernelSmoothing."""
+    return isinstance(attribution, KernelSmoothing) or (
+        hasattr(attribution, "attribution_method") and _draws_noise(attribution.attribution_method)
+    )
+
 
 def _copies_at_once(n_samples: int, internal_batch_size: int | None, n_examples: int) -> int:
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
+    check_count(n_samples=n_samples)
     if internal_batch_size is None:
         return n_samples
-    if internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
-    return max(1, internal_batch_size // max(1, n_examples))
+    check_count(internal_batch_size=internal_batch_size)
+    return max(1, internal_batch_size // n_examples)
