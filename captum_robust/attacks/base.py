@@ -305,6 +305,11 @@ class ExplanationAttack(Attack, ABC):
         if not self._normalization_applied:
             yield inputs.detach().clone()
             return
+        if inputs.dim() != 4:  # else the mean and std of the channels would be spread over more
+            raise ValueError(
+                "images must have shape (N, C, H, W) where set_normalization_used was called, got "
+                f"{tuple(inputs.shape)}."
+            )
         # Undoing a normalisation is rounded, which may put a black pixel just below 0.
         pixels = self.inverse_normalize(inputs.detach())
         near = pixels.clamp(0.0, 1.0)
