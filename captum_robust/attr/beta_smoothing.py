@@ -21,7 +21,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_robust._utils.captum import attribute_detached, logits_of, map_forward
-from captum_robust._utils.checks import checked
+from captum_robust._utils.checks import check_positive, checked
 from captum_robust.attr._unseen import rectifiers_left, refuse_unseen
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.softplus import softplus_activations
@@ -80,7 +80,7 @@ class BetaSmoothing(Attribution):
                 f"{type(attribution_method).__name__}. Wrap the model: Saliency(model)."
             )
         _refuse_unsmoothable(attribution_method)
-        softplus_activations(beta)
+        check_positive(beta=beta)
         super().__init__(attribution_method.forward_func)
         self.attribution_method = attribution_method
         self.beta = beta
@@ -216,6 +216,7 @@ class SmoothForward(nn.Module):
 
     def __init__(self, forward_func: Callable[..., Any], beta: float) -> None:
         refuse_unseen(forward_func)
+        check_positive(beta=beta)
         super().__init__()
         self.training = getattr(forward_func, "training", True)
         self.forward_func = forward_func
