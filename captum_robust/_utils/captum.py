@@ -40,6 +40,7 @@ __all__ = [
     "is_forward_of",
     "logits_of",
     "map_forward",
+    "signature_of",
     "use_gradients",
     "validate_path",
 ]
@@ -98,9 +99,16 @@ def _unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:
     def forward(*args: Any) -> Tensor:
         return logits_of(forward_fn(*args))
 
-    # Captum asks a forward function how many arguments it takes.
-    forward.__signature__ = inspect.signature(forward_fn)  # type: ignore[attr-defined]
+    forward.__signature__ = signature_of(forward_fn)  # type: ignore[attr-defined]
     return forward
+
+
+def signature_of(forward: Callable[..., Any]) -> inspect.Signature:
+    """The signature to give a stand-in: Captum asks how many arguments a forward function takes."""
+    try:
+        return inspect.signature(forward)
+    except ValueError:  # torch.relu and its like have none
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def _with_graph(gradient: Tensor, of: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ _LEFT_OVER = (
 )
 
 
+_SCRIPTED = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch.ScriptMethod)
+
+
 def refuse_unseen(forward: Callable[..., Any]) -> None:
     """Raise TypeError if ``forward``, or a module in it, runs where the mode is blind."""
     owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", forward)
@@ -36,7 +39,7 @@ def refuse_unseen(forward: Callable[..., Any]) -> None:
 
 
 def _unseen(module: Any) -> str | None:
-    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+    if isinstance(module, _SCRIPTED):
         return "scripted"
     compiled_in_place = getattr(module, "_compiled_call_impl", None) is not None
     if compiled_in_place or hasattr(module, "_torchdynamo_orig_callable"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,12 @@ from captum.attr import (
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_robust._utils.captum import attribute_detached, logits_of, map_forward
+from captum_robust._utils.captum import (
+    attribute_detached,
+    logits_of,
+    map_forward,
+    signature_of,
+)
 from captum_robust._utils.checks import check_positive, checked
 from captum_robust.attr._unseen import rectifiers_left, refuse_unseen
 from captum_robust.attr.differentiable import differentiable
@@ -221,8 +225,7 @@ class SmoothForward(nn.Module):
         self.training = getattr(forward_func, "training", True)
         self.forward_func = forward_func
         self.beta = beta
-        # Captum asks a forward function how many arguments it takes.
-        self.__signature__ = inspect.signature(forward_func)
+        self.__signature__ = signature_of(forward_func)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The smoothed network's output, unwrapped."""
