@@ -1,11 +1,12 @@
 """Attacks on explanations, with the interface of :mod:`torchattacks`."""
 
 from captum_robust._utils.balls import L2, LInf
-from captum_robust.attacks.base import Explained, ExplanationAttack
+from captum_robust.attacks._explained import Explained
+from captum_robust.attacks.base import ExplanationAttack
 from captum_robust.attacks.dombrowski import Dombrowski
 from captum_robust.attacks.ghorbani import GhorbaniMassCenter, GhorbaniTarget, GhorbaniTopK
 from captum_robust.attacks.random_sign import RandomSign
-from captum_robust.attacks.schedules import GeometricGrowth
+from captum_robust.attacks.schedules import GeometricGrowth, LinearDecay
 
 __all__ = [
     "L2",
@@ -17,5 +18,6 @@ __all__ = [
     "GhorbaniTarget",
     "GhorbaniTopK",
     "LInf",
+    "LinearDecay",
     "RandomSign",
 ]

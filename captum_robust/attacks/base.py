@@ -3,65 +3,45 @@
 from __future__ import annotations
 
 import copy
-import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from captum.attr import Attribution, InputXGradient, Saliency
+from captum.attr import Attribution, Saliency
 from torch import Tensor, nn
 from torchattacks.attack import Attack
 from tqdm import tqdm
 
 from captum_robust._utils.balls import Ball, LInf
-from captum_robust._utils.captum import (
-    attribute_detached,
-    is_forward_of,
-    logits_of,
-    map_forward,
-)
+from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import (
     check_count,
     check_floating,
     check_images,
     check_labels,
-    check_logits,
     check_positive,
 )
 from captum_robust._utils.model_state import borrowed
 from captum_robust._utils.randomness import fresh_generator
-from captum_robust._utils.relevance import normalized_relevance
+from captum_robust.attacks._best import Best
+from captum_robust.attacks._explained import Explained, ModelView, check_relevance
+from captum_robust.attacks.schedules import GeometricGrowth, Schedule, value_at
 from captum_robust.attr import differentiable, softplus_activations
 
-Objective = Callable[["Explained"], Tensor]
+Objective = Callable[[Explained], Tensor]
 """What to minimise, one value per example, as a function of explained images."""
 
 Gradient = Callable[[Tensor], Tensor]
 """The gradient of the surrogate's objective at given images."""
 
-Stepper = Callable[[Tensor, Gradient], Tensor]
-"""From the current images to the next; asks for the gradient where it wants one."""
+Stepper = Callable[[Tensor, Gradient, float], Tensor]
+"""From the current images to the next, at a progress in [0, 1]; asks for gradients as it likes."""
 
-
-class Explained:
-    """A batch of images as an attack sees it: where the explanation looks, what the model says."""
-
-    def __init__(self, relevance: Tensor, output: Callable[[], Tensor]) -> None:
-        self.relevance = relevance
-        """Relevance maps, (N, H, W)."""
-        self._compute_output = output
-        self._output: Tensor | None = None
-
-    @property
-    def output(self) -> Tensor:
-        """The model's logits, (N, classes); computed when first asked for."""
-        if self._output is None:
-            self._output = self._compute_output()
-        return self._output
+# As in the code of Dombrowski et al.; for all attacks, since no fixed sharpness is as strong.
+_GROWTH = GeometricGrowth(10.0, 100.0)
 
 
 class ExplanationAttack(Attack, ABC):
@@ -83,7 +63,7 @@ class ExplanationAttack(Attack, ABC):
             :func:`~captum_robust.attr.differentiable` accepts; None: the gradient. One that
             explains ``model`` sees it through ``set_normalization_used`` like the attack.
         eps: Radius of the ball, in units of the image.
-        alpha: Step size, in units of the image.
+        alpha: Step size, in units of the image, or a function of the progress in [0, 1].
         steps: Number of steps per restart.
         beta: Sharpness of the surrogate, or a function of the progress in [0, 1].
         eps_output: Largest change of the explained class's logit; None: no bound.
@@ -106,10 +86,10 @@ class ExplanationAttack(Attack, ABC):
         model: nn.Module,
         explanation: Attribution | None = None,
         eps: float = 8 / 255,
-        alpha: float = 1 / 255,
+        alpha: float | Schedule = 1 / 255,
         steps: int = 100,
         *,
-        beta: float | Callable[[float], float] = 10.0,
+        beta: float | Schedule = _GROWTH,
         eps_output: float | None = None,
         restarts: int = 1,
         ball: Ball | None = None,
@@ -119,12 +99,13 @@ class ExplanationAttack(Attack, ABC):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-        check_positive(eps=eps, alpha=alpha)
+        check_positive(eps=eps)
         check_count(steps=steps, restarts=restarts)
         if eps_output is not None:
             check_positive(eps_output=eps_output)
-        if not callable(beta):
-            check_positive(beta=beta)
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if not callable(value):
+                check_positive(**{name: value})
         _check_kinds(explanation, explanation_kwargs, ball, generator)
         super().__init__(type(self).__name__, model)
         self.eps, self.alpha, self.steps = eps, alpha, steps
@@ -224,13 +205,13 @@ class ExplanationAttack(Attack, ABC):
     def _search(
         self, images: Tensor, labels: Tensor | None, objective: Callable[[Explained], Objective]
     ) -> Tensor:
-        model_view = _ModelView(self, images, labels)
+        model_view = ModelView(
+            self.model, self.get_logits, self._explanation, self._explanation_kwargs, images, labels
+        )
         clean = model_view.explain(images)
         score = objective(clean)
-        _check_relevance(clean.relevance)
-        best = _Best(
-            images, score(clean), clean.output.detach(), model_view.labels, self.eps_output
-        )
+        check_relevance(clean.relevance)
+        best = Best(images, score(clean), clean.output.detach(), model_view.labels, self.eps_output)
         generator = fresh_generator(self._generator, images.device)
         with tqdm(
             total=self.restarts * self.steps, desc=self.attack, disable=not self.show_progress
@@ -239,15 +220,16 @@ class ExplanationAttack(Attack, ABC):
                 x = images if restart == 0 else self.ball.draw(images, self.eps, generator)
                 step = self._stepper(images, generator)
                 for i in range(self.steps):
-                    beta = self._beta_at(i / max(1, self.steps - 1))
-                    x = step(x, partial(self._gradient, model_view, score, beta))
+                    progress = i / max(1, self.steps - 1)
+                    beta = value_at(self.beta, progress)
+                    x = step(x, partial(self._gradient, model_view, score, beta), progress)
                     candidate = model_view.explain(x)
                     best.update(x, score(candidate), candidate)
                     bar.update()
         best.warn_of_nan()
         return best.images
 
-    def _gradient(self, model_view: _ModelView, score: Objective, beta: float, x: Tensor) -> Tensor:
+    def _gradient(self, model_view: ModelView, score: Objective, beta: float, x: Tensor) -> Tensor:
         """Gradient of the surrogate's objective with respect to the images."""
         x = x.detach().requires_grad_()
         with softplus_activations(beta):
@@ -258,14 +240,11 @@ class ExplanationAttack(Attack, ABC):
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
         """A fresh rule for one restart: here, projected steps of size alpha."""
 
-        def step(x: Tensor, gradient: Gradient) -> Tensor:
+        def step(x: Tensor, gradient: Gradient, progress: float) -> Tensor:
             unit = self.ball.direction(gradient(x))
-            return self.ball.project(x - self.alpha * unit, images, self.eps)
+            return self.ball.project(x - value_at(self.alpha, progress) * unit, images, self.eps)
 
         return step
-
-    def _beta_at(self, progress: float) -> float:
-        return self.beta(progress) if callable(self.beta) else self.beta
 
     # TorchAttacks, mended.
 
@@ -296,7 +275,9 @@ class ExplanationAttack(Attack, ABC):
     def _with_eps(self, eps: float) -> ExplanationAttack:
         check_positive(eps=eps)
         attack = copy.copy(self)
-        attack.alpha, attack.eps = self.alpha * eps / self.eps, eps
+        ratio, alpha = eps / self.eps, self.alpha
+        attack.alpha = (lambda t: ratio * alpha(t)) if callable(alpha) else ratio * alpha
+        attack.eps = eps
         return attack
 
     @contextmanager
@@ -330,99 +311,6 @@ class ExplanationAttack(Attack, ABC):
         return f"{super().__repr__()[:-1]}, explanation={name})"
 
 
-class _ModelView:
-    """The attacked model and its explanation, as functions of images in [0, 1]."""
-
-    def __init__(self, attack: ExplanationAttack, images: Tensor, labels: Tensor | None) -> None:
-        self._attack = attack
-        self._kwargs = attack._explanation_kwargs
-        explanation = attack.explanation
-        self._explanation = map_forward(explanation, self._rebind)
-        self._with_graph = differentiable(self._explanation)
-        # These run the model once, on the very images: its output need not be computed again.
-        self._output_comes_along = type(explanation) in (Saliency, InputXGradient)
-        self._seen: Tensor | None = None
-        with torch.no_grad():
-            logits = attack.get_logits(images)
-        check_logits(logits, labels, images)
-        # A copy, since autograd refuses to keep tensors that were made in inference mode.
-        labels = logits.argmax(1) if labels is None else labels.clone()
-        self.labels = labels.to(images.device, torch.int64)
-
-    def explain(self, x: Tensor, with_graph: bool = False) -> Explained:
-        self._seen = None
-        if with_graph:
-            attributions = self._with_graph(x, target=self.labels, **self._kwargs)
-        else:
-            attributions = attribute_detached(
-                self._explanation, x, target=self.labels, **self._kwargs
-            )
-        seen, self._seen = self._seen, None
-
-        def output() -> Tensor:
-            if seen is not None and self._output_comes_along:
-                return seen
-            with nullcontext() if with_graph else torch.no_grad():
-                return self._attack.get_logits(x)
-
-        return Explained(normalized_relevance(attributions), output)
-
-    def _rebind(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        if not is_forward_of(forward, self._attack.model):
-            return forward
-
-        def logits(x: Tensor) -> Tensor:
-            self._seen = self._attack.get_logits(x)
-            return self._seen
-
-        return logits
-
-
-class _Best:
-    """Per image, the best allowed iterate so far. No value leaves the device."""
-
-    def __init__(
-        self,
-        images: Tensor,
-        score: Tensor,
-        output: Tensor,
-        labels: Tensor,
-        eps_output: float | None,
-    ) -> None:
-        self.images = images
-        self._score = score.detach()
-        self._predicted = output.argmax(1)
-        self._labels = labels.unsqueeze(1)
-        self._logit = output.gather(1, self._labels)
-        self._eps_output = math.inf if eps_output is None else eps_output
-        self._met_nan = torch.zeros_like(self._score, dtype=torch.bool)
-
-    def update(self, x: Tensor, score: Tensor, seen: Explained) -> None:
-        output = seen.output.detach()
-        change = (output.gather(1, self._labels) - self._logit).abs().squeeze(1)
-        better = (
-            (score.detach() < self._score)
-            & (output.argmax(1) == self._predicted)
-            & (change <= self._eps_output)
-            # An explanation that is zero everywhere shows nothing; that is not to show another.
-            & (seen.relevance.flatten(1).sum(1) > 0)
-        )
-        self._met_nan |= score.isnan()
-        self._score = torch.where(better, score.detach(), self._score)
-        self.images = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x, self.images)
-
-    def warn_of_nan(self) -> None:
-        count = int(self._met_nan.sum())
-        if count:
-            warnings.warn(
-                f"The explanation, or its gradient, became NaN for {count} of the images. What is "
-                "returned for them is the best iterate before that. Look for square roots, "
-                "divisions and logarithms at 0 in the model and the explanation.",
-                UserWarning,
-                stacklevel=4,
-            )
-
-
 def _check_kinds(explanation: Any, explanation_kwargs: Any, ball: Any, generator: Any) -> None:
     if explanation is not None and not isinstance(explanation, Attribution):
         raise TypeError(
@@ -439,16 +327,3 @@ def _check_kinds(explanation: Any, explanation_kwargs: Any, ball: Any, generator
         raise TypeError(f"ball must be LInf(), L2() or alike, got {ball!r}.")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
-
-
-def _check_relevance(relevance: Tensor) -> None:
-    low, high = torch.stack(torch.aminmax(relevance.flatten(1).sum(1))).tolist()
-    if not high < math.inf:
-        raise ValueError("explanation has NaN or Inf for these images, so it cannot be attacked.")
-    if low == 0:
-        warnings.warn(
-            "explanation is zero everywhere for at least one image: there is nothing to manipulate "
-            "yet. A saturated network does this; explain logits in place of probabilities.",
-            UserWarning,
-            stacklevel=5,
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,18 +10,15 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_positive
+from captum_robust.attacks._explained import Explained
 from captum_robust.attacks.base import (
-    Explained,
     ExplanationAttack,
     Gradient,
     Objective,
     Stepper,
 )
 from captum_robust.attacks.objectives import squared_distance
-from captum_robust.attacks.schedules import GeometricGrowth
-
-# As in the authors' code.
-_GROWTH = GeometricGrowth(10.0, 100.0)
+from captum_robust.attacks.schedules import Schedule, value_at
 
 
 class Dombrowski(ExplanationAttack):
@@ -41,7 +37,6 @@ class Dombrowski(ExplanationAttack):
         alpha: Learning rate of Adam, in units of the image; where a call brings another ``eps``,
             it stays.
         steps: Number of steps.
-        beta: Sharpness of the surrogate, or a function of the progress in [0, 1].
         gamma: Weight of the change of the output; 0 ignores it (the label is kept all the same).
         **kwargs: See :class:`ExplanationAttack`.
 
@@ -66,16 +61,15 @@ class Dombrowski(ExplanationAttack):
         model: nn.Module,
         explanation: Attribution | None = None,
         eps: float = 1.0,
-        alpha: float = 1e-3,
+        alpha: float | Schedule = 1e-3,
         steps: int = 250,
         *,
-        beta: float | Callable[[float], float] = _GROWTH,
         gamma: float = 25.0,
         **kwargs: Any,
     ) -> None:
         if gamma != 0:
             check_positive(gamma=gamma)
-        super().__init__(model, explanation, eps, alpha, steps, beta=beta, **kwargs)
+        super().__init__(model, explanation, eps, alpha, steps, **kwargs)
         self.gamma = gamma
 
     def forward(
@@ -117,11 +111,12 @@ class Dombrowski(ExplanationAttack):
 
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
         moved = images.clone()
-        adam = torch.optim.Adam([moved], lr=self.alpha)
+        adam = torch.optim.Adam([moved])
 
-        def step(x: Tensor, gradient: Gradient) -> Tensor:
+        def step(x: Tensor, gradient: Gradient, progress: float) -> Tensor:
             moved.grad = gradient(x)
             moved.copy_(x)
+            adam.param_groups[0]["lr"] = value_at(self.alpha, progress)
             adam.step()
             return self.ball.project(moved, images, self.eps)
 

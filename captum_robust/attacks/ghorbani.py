@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_count
 from captum_robust.attacks import objectives
-from captum_robust.attacks.base import Explained, ExplanationAttack, Objective
+from captum_robust.attacks._explained import Explained
+from captum_robust.attacks.base import ExplanationAttack, Objective
 
 
 class GhorbaniTopK(ExplanationAttack):

@@ -9,8 +9,8 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_robust.attacks._explained import Explained
 from captum_robust.attacks.base import (
-    Explained,
     ExplanationAttack,
     Gradient,
     Objective,
@@ -70,7 +70,7 @@ class RandomSign(ExplanationAttack):
         return lambda seen: -(seen.relevance - before).abs().flatten(1).sum(1)
 
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
-        def step(x: Tensor, gradient: Gradient) -> Tensor:
+        def step(x: Tensor, gradient: Gradient, progress: float) -> Tensor:
             return self.ball.draw_extreme(images, self.eps, generator)
 
         return step

@@ -1,9 +1,24 @@
-"""How the sharpness of the surrogate changes while an attack runs."""
+"""How a quantity changes while an attack runs, as a function of the progress in [0, 1]."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from captum_robust._utils.checks import check_positive
+
+Schedule = Callable[[float], float]
+"""A quantity as a function of the progress in [0, 1]."""
+
+
+def value_at(quantity: float | Schedule, progress: float) -> float:
+    """A quantity that may or may not change, at ``progress``.
+
+    Example:
+        >>> value_at(10.0, 0.5), value_at(LinearDecay(10.0), 0.5)
+        (10.0, 5.0)
+    """
+    return quantity(progress) if callable(quantity) else quantity
 
 
 @dataclass(frozen=True)
@@ -27,10 +42,34 @@ class GeometricGrowth:
     end: float
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("end", self.end)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value}.")
+        check_positive(start=self.start, end=self.end)
 
     def __call__(self, progress: float) -> float:
         """Sharpness at ``progress`` between 0 (first step) and 1 (last)."""
         return self.start * (self.end / self.start) ** progress
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    r"""Step size that shrinks to nothing, :math:`\alpha(t) = \alpha_0 (1 - t)`.
+
+    Args:
+        start: Step size at the first step, ``t = 0``.
+
+    Raises:
+        ValueError: ``start`` is not positive and finite.
+
+    Example:
+        >>> alpha = LinearDecay(0.02)
+        >>> alpha(0.0), alpha(0.5)
+        (0.02, 0.01)
+    """
+
+    start: float
+
+    def __post_init__(self) -> None:
+        check_positive(start=self.start)
+
+    def __call__(self, progress: float) -> float:
+        """Step size at ``progress`` between 0 (first step) and 1 (last)."""
+        return self.start * (1 - progress)
