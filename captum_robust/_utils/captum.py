@@ -180,12 +180,20 @@ def attribute_detached(
         x.detach().requires_grad_((gradient_method or x.requires_grad) and x.is_floating_point())
         for x in tensors
     )
-    quiet = use_gradients(attribution, compute_gradients)
+    quiet = _with_own_gradients(attribution)
     if isinstance(innermost, PerturbationAttribution):
         quiet = map_forward(quiet, _unwrapped)
     unchecked = getattr(quiet.attribute, "unchecked", None)
     attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
     return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
+
+
+def _with_own_gradients(attribution: Attribution) -> Attribution:
+    clone = copy.copy(use_gradients(attribution, compute_gradients))
+    for name, held in vars(clone).items():
+        if isinstance(held, Attribution):
+            setattr(clone, name, _with_own_gradients(held))
+    return clone
 
 
 def _innermost(attribution: Attribution) -> Attribution:
