@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -114,11 +115,7 @@ class BetaSmoothing(Attribution):
         return differentiable(self._smoothed())(inputs, **kwargs)
 
     def _smoothed(self) -> Attribution:
-        return map_forward(self.attribution_method, self._smooth)
-
-    def _smooth(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        # What is smooth already was smoothed by a BetaSmoothing around this one.
-        return forward if isinstance(forward, SmoothForward) else SmoothForward(forward, self.beta)
+        return map_forward(self.attribution_method, partial(_smooth, beta=self.beta))
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -161,7 +158,8 @@ class BetaSmoothedGradient(GradientAttribution):
     """
 
     def __init__(self, forward_func: Callable[..., Any], beta: float = 1.0) -> None:
-        SmoothForward(forward_func, beta)
+        refuse_unseen(forward_func)
+        check_positive(beta=beta)
         super().__init__(forward_func)
         self.beta = beta
 
@@ -191,9 +189,7 @@ class BetaSmoothedGradient(GradientAttribution):
         Warns:
             UserWarning: The model called no rectifier, so nothing was smoothed; or hides some.
         """
-        return self._smoothing().attribute(
-            inputs, target=target, abs=abs, additional_forward_args=additional_forward_args
-        )
+        return attribute_detached(self._saliency(), inputs, target, abs, additional_forward_args)
 
     def attribute_with_graph(
         self,
@@ -203,12 +199,10 @@ class BetaSmoothedGradient(GradientAttribution):
         additional_forward_args: Any = None,
     ) -> Any:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return self._smoothing().attribute_with_graph(
-            inputs, target=target, abs=abs, additional_forward_args=additional_forward_args
-        )
+        return differentiable(self._saliency())(inputs, target, abs, additional_forward_args)
 
-    def _smoothing(self) -> BetaSmoothing:
-        return BetaSmoothing(Saliency(self.forward_func), self.beta)
+    def _saliency(self) -> Saliency:
+        return Saliency(_smooth(self.forward_func, self.beta))
 
 
 class SmoothForward(nn.Module):
@@ -219,8 +213,6 @@ class SmoothForward(nn.Module):
     """
 
     def __init__(self, forward_func: Callable[..., Any], beta: float) -> None:
-        refuse_unseen(forward_func)
-        check_positive(beta=beta)
         super().__init__()
         self.training = getattr(forward_func, "training", True)
         self.forward_func = forward_func
@@ -240,6 +232,11 @@ class SmoothForward(nn.Module):
             names = ", ".join(sorted(set(left)))
             warnings.warn(_IN_PART.format(names), UserWarning, stacklevel=2)
         return output
+
+
+def _smooth(forward: Callable[..., Any], beta: float) -> SmoothForward:
+    # What is smooth already was smoothed by a BetaSmoothing around this one.
+    return forward if isinstance(forward, SmoothForward) else SmoothForward(forward, beta)
 
 
 def _refuse_unsmoothable(attribution: Attribution) -> None:
