@@ -22,7 +22,7 @@ class Ball(Protocol):
         """The steepest step of unit size for this norm."""
 
     def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
-        """The nearest point of the ball that is an image in [0, 1]."""
+        """A point of the ball that is an image in [0, 1]: ``x`` itself where it is both."""
 
     def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
         """A random point of the ball that is an image in [0, 1]."""
@@ -55,11 +55,7 @@ class LInf:
     def _bounds(center: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """The outermost floating-point values whose true distance to ``center`` is within eps."""
         budget = _round_down(eps, center.dtype)
-        exact = center.double()
-        upper = (exact + budget).to(center.dtype)
-        lower = (exact - budget).to(center.dtype)
-        upper = torch.where(upper.double() - exact > budget, _toward(upper, center), upper)
-        lower = torch.where(exact - lower.double() > budget, _toward(lower, center), lower)
+        lower, upper = _step_inside(center, -budget), _step_inside(center, budget)
         return lower.clamp(min=0.0), upper.clamp(max=1.0)
 
 
@@ -70,8 +66,10 @@ class L2:
         return "L2()"
 
     def direction(self, gradient: Tensor) -> Tensor:
-        norm = _norm(gradient)
-        return gradient / torch.where(norm > 0, norm, torch.ones_like(norm))
+        # Squares of tiny or huge gradients leave the range of numbers; those of shares do not.
+        largest = gradient.abs().amax(tuple(range(1, gradient.dim())), keepdim=True)
+        share = gradient / torch.where(largest > 0, largest, 1)
+        return share / torch.where(largest > 0, _norm(share), 1)
 
     def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
         exact = center.double()
@@ -97,6 +95,21 @@ class L2:
 
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
+
+
+def _step_inside(center: Tensor, step: float) -> Tensor:
+    """``center + step``, rounded towards ``center``."""
+    exact = center.double()
+    total = exact + step
+    rounded = total.to(center.dtype)
+    if center.dtype == torch.float64:
+        # What rounding added to the sum, without error (Knuth's two-sum).
+        part = total - exact
+        added = (part - step) + ((total - part) - exact)
+    else:
+        added = rounded.double() - total
+    overshoots = added > 0 if step > 0 else added < 0
+    return torch.where(overshoots, _toward(rounded, center), rounded)
 
 
 def _round_down(value: float, dtype: torch.dtype) -> float:
