@@ -14,6 +14,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from captum_robust._utils.checks import check_positive
+from captum_robust.attr._overwrite import overwrite
 
 _RECOMPUTED = (
     "softplus_activations cannot see activations that are computed again in the backward pass, "
@@ -108,9 +109,8 @@ class softplus_activations(TorchFunctionMode):
         self.replaced += 1
         self.replaced_without_grad += not torch.is_grad_enabled()
         if kwargs.get("inplace", func in _IN_PLACE):
-            # Written back, since code may drop the return value; from a copy, since autograd
-            # needs the z that the rectifier saw.
-            return z.copy_(smooth(z.clone(), self.beta))
+            # Written back, since code may drop the return value.
+            return overwrite(z, lambda old: smooth(old, self.beta))
         if kwargs.get("out") is not None:
             return torch.add(smooth(z, self.beta), 0, out=kwargs["out"])
         return smooth(z, self.beta)

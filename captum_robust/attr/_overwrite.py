@@ -1,0 +1,62 @@
+"""In-place activations without a copy: a tensor takes over the memory of its new value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# torch's count of who uses a block of memory; private, and so allowed to be missing.
+_users_of = getattr(torch._C, "_storage_Use_Count", None)
+
+
+def overwrite(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """Give ``z`` the value ``activation(z)`` in place, and return it.
+
+    Everybody who holds ``z`` must see the new value, autograd must keep the old one, and copying
+    either costs as much as the activation. Where nobody else uses the memory of ``z``, it leaves
+    the old memory to autograd and takes that of the result; else the result is copied into it.
+    """
+    if not _is_sole_user(z):
+        return z.copy_(activation(z.clone()))
+    result = activation(_Unversioned.apply(z))
+    if result.dtype != z.dtype:  # autocast
+        return z.copy_(result)
+    return _TakeOver.apply(z, result)
+
+
+def _is_sole_user(z: Tensor) -> bool:
+    if _users_of is None or type(z) is not Tensor or z._is_view() or z.layout != torch.strided:
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(z):
+        return False
+    # The tensor itself, and the handle that is asked.
+    return _users_of(z.untyped_storage()._cdata) == 2
+
+
+class _Unversioned(torch.autograd.Function):
+    """The identity, for which autograd does not notice that ``z`` is overwritten later."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        return z.data
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _TakeOver(torch.autograd.Function):
+    """``z.copy_(result)``, by handing over the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, result: Tensor) -> Tensor:
+        z.set_(result)  # type: ignore[call-overload]
+        ctx.mark_dirty(z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient

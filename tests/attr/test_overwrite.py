@@ -1,0 +1,97 @@
+"""In-place activations that take over memory behave as torch's own in-place operations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captum_robust.attr import softplus_activations
+from captum_robust.attr._overwrite import overwrite
+
+
+def through(x: Tensor) -> Tensor:
+    z = x * 3
+    assert overwrite(z, F.softplus) is z
+    return z * z
+
+
+def test_derivatives_of_first_and_second_order() -> None:
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(through(x), F.softplus(3 * x) ** 2)
+    assert torch.autograd.gradcheck(through, x)
+    assert torch.autograd.gradgradcheck(through, x)
+
+
+def test_memory_is_taken_over_only_when_nobody_else_uses_it() -> None:
+    alone = torch.randn(4) * 1
+    before = alone.data_ptr()
+    overwrite(alone, F.softplus)
+    assert alone.data_ptr() != before
+
+    shared = torch.randn(4) * 1
+    alias, expected = shared.detach(), F.softplus(shared)
+    before = shared.data_ptr()
+    overwrite(shared, F.softplus)
+    assert shared.data_ptr() == before
+    torch.testing.assert_close(alias, expected)
+
+
+def test_views_and_their_bases_see_the_change() -> None:
+    base = torch.randn(2, 4)
+    expected = base.clone()
+    expected[0] = F.softplus(base[0])
+    overwrite(base[0], F.softplus)
+    torch.testing.assert_close(base, expected)
+
+    base = torch.randn(2, 4)
+    view, expected = base[1], F.softplus(base)
+    overwrite(base, F.softplus)
+    torch.testing.assert_close(view, expected[1])
+
+
+def test_a_value_that_autograd_still_needs_is_protected() -> None:
+    x = torch.randn(3, requires_grad=True)
+    z = x.exp()  # its backward pass needs its own result
+    overwrite(z, F.softplus)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
+def test_a_later_change_in_place_is_noticed() -> None:
+    x = torch.randn(3, requires_grad=True)
+    z = x * 2
+    overwrite(z, F.softplus)
+    y = z.square()  # needs z
+    z.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_strides_are_kept(memory_format: torch.memory_format) -> None:
+    z = torch.randn(2, 3, 4, 4).to(memory_format=memory_format) * 1
+    strides = z.stride()
+    overwrite(z, F.softplus)
+    assert z.stride() == strides
+
+
+def test_under_autocast_the_type_is_kept() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 1))
+    with torch.autocast("cpu", torch.bfloat16), softplus_activations(1.0):
+        assert network(torch.randn(2, 4)).dtype == torch.bfloat16
+
+
+def test_a_leaf_that_requires_grad_is_refused_as_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="leaf"):
+        overwrite(torch.randn(3, requires_grad=True), F.softplus)
+
+
+def test_torch_func_transforms_still_work() -> None:
+    def f(x: Tensor) -> Tensor:
+        with softplus_activations(1.0):
+            return F.relu(x * 2, inplace=True).sum()
+
+    x = torch.randn(3)
+    torch.testing.assert_close(torch.func.grad(f)(x), 2 * torch.sigmoid(2 * x))
