@@ -22,16 +22,17 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     autograd then neither keeps nor computes what the weights would need.
     """
     training = [(module, module.training) for module in model.modules()]
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # A parameter made under inference mode cannot be switched on again; autograd skips it anyway.
+    learned = [(p, p.requires_grad) for p in model.parameters() if not p.is_inference()]
     registered = [(module, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        for parameter in learned:
+        for parameter, _ in learned:
             parameter.requires_grad_(False)
         yield model
     finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
+        for parameter, flag in learned:
+            parameter.requires_grad_(flag)
         for module, flag in training:
             module.training = flag
         for module, named in registered:
