@@ -9,7 +9,22 @@ import torch
 from torch import Tensor
 
 # torch's count of who uses a block of memory; private, and so allowed to be missing.
-_users_of = getattr(torch._C, "_storage_Use_Count", None)
+_use_count = getattr(torch._C, "_storage_Use_Count", None)
+
+
+def _users_of(z: Tensor) -> int:
+    return _use_count(z.untyped_storage()._cdata) if _use_count is not None else 0
+
+
+def _count_of_one() -> int:
+    """The count of a tensor that is alone: it differs between releases of torch."""
+    z = torch.empty(1)
+    alone = _users_of(z)
+    alias = z.detach()
+    return alone if _users_of(alias) == alone + 1 else -1
+
+
+_ALONE = _count_of_one()
 
 
 def overwrite(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -21,22 +36,26 @@ def overwrite(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """
     if not _is_sole_user(z):
         return z.copy_(activation(z.clone()))
-    result = activation(_Unversioned.apply(z))
-    if result.dtype != z.dtype:  # autocast
-        return z.copy_(result)
+    result = activation(_Unversioned.apply(z)).to(z.dtype)  # autocast may have changed it
     return _TakeOver.apply(z, result)
 
 
 def _is_sole_user(z: Tensor) -> bool:
-    if _users_of is None or type(z) is not Tensor or z._is_view() or z.layout != torch.strided:
+    if type(z) is not Tensor or z._is_view() or z.layout != torch.strided:
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(z):
         return False
-    # The tensor itself, and the handle that is asked.
-    return _users_of(z.untyped_storage()._cdata) == 2
+    if getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0:  # inside dual_level()
+        return False
+    # Memory that is not torch's own, such as numpy's, cannot be resized.
+    return z.untyped_storage().resizable() and _users_of(z) == _ALONE
 
 
-class _Unversioned(torch.autograd.Function):
+class OwnFunction(torch.autograd.Function):
+    """A function of this library, whose backward pass hides nothing."""
+
+
+class _Unversioned(OwnFunction):
     """The identity, for which autograd does not notice that ``z`` is overwritten later."""
 
     @staticmethod
@@ -48,7 +67,7 @@ class _Unversioned(torch.autograd.Function):
         return gradient
 
 
-class _TakeOver(torch.autograd.Function):
+class _TakeOver(OwnFunction):
     """``z.copy_(result)``, by handing over the memory."""
 
     @staticmethod

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
+from captum_robust.attr._overwrite import OwnFunction
+
 # Nodes of the graph of rectifiers that are always replaced, and of a scripted block.
 _LEFT_OVER = (
     "Relu",
@@ -68,6 +70,11 @@ def rectifiers_left(output: Tensor, inputs: Iterable[Any], with_functions: bool)
         seen.add(node)
         ahead += [following for following, _ in node.next_functions]
         name = node.name()
-        if name.startswith(_LEFT_OVER) or (with_functions and isinstance(node, BackwardCFunction)):
+        if name.startswith(_LEFT_OVER) or (with_functions and _is_custom(node)):
             found.append(name)
     return found
+
+
+def _is_custom(node: Any) -> bool:
+    function = getattr(node, "_forward_cls", None)
+    return isinstance(node, BackwardCFunction) and not issubclass(function or object, OwnFunction)

@@ -398,6 +398,7 @@ def test_scripted_code_beside_a_rectifier():
         lambda x: Twice.apply(x.relu()).sum(1),
         lambda x: (x + (x - 1).detach().relu()).sum(1),
         lambda x: (x.relu() + torch.no_grad()(torch.relu)(x)).sum(1),
+        lambda x: F.relu(2 * x + torch.no_grad()(torch.relu)(x), inplace=True).sum(1),
         lambda x: (F.threshold(x, 1, 0) + x.relu() + x.clamp(-1, 1)).sum(1),
         lambda x: (x.relu() + torch.zeros(2).relu().sum()).sum(1),
     ],

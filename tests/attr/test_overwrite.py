@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from captum_robust.attr import softplus_activations
+from captum_robust.attr import _overwrite, softplus_activations
 from captum_robust.attr._overwrite import overwrite
 
 
@@ -95,3 +97,71 @@ def test_torch_func_transforms_still_work() -> None:
 
     x = torch.randn(3)
     torch.testing.assert_close(torch.func.grad(f)(x), 2 * torch.sigmoid(2 * x))
+
+
+def test_memory_of_others_is_written() -> None:
+    array = np.linspace(-1, 1, 5, dtype=np.float32)
+    expected = F.softplus(torch.from_numpy(array.copy()))
+    overwrite(torch.from_numpy(array), F.softplus)
+    torch.testing.assert_close(torch.from_numpy(array), expected)
+
+    z = torch.linspace(-1, 1, 5) * 1
+    lent = z.numpy()
+    overwrite(z, F.softplus)
+    torch.testing.assert_close(torch.from_numpy(lent), expected)
+
+
+def test_another_type_that_the_activation_gives_does_not_spoil_what_autograd_keeps() -> None:
+    """Under autocast softplus gives single precision, and a product keeps the half-precision z."""
+
+    def swish(z: Tensor) -> Tensor:
+        return z * torch.sigmoid(z.double())
+
+    x = torch.linspace(-2, 2, 5, requires_grad=True)
+    z = x * 3
+    overwrite(z, swish)
+    assert z.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(z.sum(), x)
+    (expected,) = torch.autograd.grad(swish(x * 3).sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_without_the_count_of_users_values_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_overwrite, "_use_count", None)
+    assert _overwrite._count_of_one() == -1
+    monkeypatch.setattr(_overwrite, "_ALONE", -1)
+    test_derivatives_of_first_and_second_order()
+    alone = torch.randn(4) * 1
+    before = alone.data_ptr()
+    overwrite(alone, F.softplus)
+    assert alone.data_ptr() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_forward_mode_derivatives() -> None:
+    x = torch.linspace(-2, 2, 5)
+    with forward_ad.dual_level(), softplus_activations(1.0):
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        slope = forward_ad.unpack_dual(F.relu(2 * dual, inplace=True)).tangent
+    torch.testing.assert_close(slope, 2 * torch.sigmoid(2 * x))
+
+
+def test_under_inference_mode_views_see_the_change() -> None:
+    with torch.inference_mode():
+        z = torch.randn(2, 4) * 1
+        view, expected = z[1], F.softplus(z)
+        overwrite(z, F.softplus)
+        torch.testing.assert_close(view, expected[1])
+
+
+def test_hooks_and_kept_gradients_see_the_result() -> None:
+    x, seen = torch.linspace(-2, 2, 5, requires_grad=True), []
+    z = x * 2
+    z.retain_grad()
+    overwrite(z, F.softplus)
+    z.register_hook(seen.append)
+    z.square().sum().backward()
+    torch.testing.assert_close(z.grad, 2 * z.detach())
+    torch.testing.assert_close(seen[0], 2 * z.detach())
+    torch.testing.assert_close(x.grad, 4 * z.detach() * torch.sigmoid(2 * x.detach()))
