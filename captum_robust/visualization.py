@@ -54,6 +54,7 @@ def explanation_grid(
     column_titles: Sequence[str] | None = None,
     *,
     captions: Sequence[Sequence[str]] | None = None,
+    transpose: bool = False,
     sign: str = "absolute_value",
     alpha_overlay: float | None = None,
     outlier_perc: float = 2.0,
@@ -71,6 +72,8 @@ def explanation_grid(
         row_titles: N texts, left of the rows.
         column_titles: A text for each column, that of the images included.
         captions: For each row a text for each column, below the picture; "" for none.
+        transpose: Whether examples stand side by side instead, images in the first row. Titles and
+            captions are those of the rows and columns that one sees.
         sign: "absolute_value", "positive", "negative" or "all", as in Captum.
         alpha_overlay: Opacity, from 0 to 1, of maps laid over the grey image; None shows them bare.
         outlier_perc: From 0 to below 100.
@@ -94,6 +97,8 @@ def explanation_grid(
     _check_pictures(images, attributions)
     _check_options(images, sign, alpha_overlay, outlier_perc)
     n_rows, n_columns = len(attributions[0]), len(attributions) + (images is not None)
+    if transpose:
+        n_rows, n_columns = n_columns, n_rows
     _check_texts(n_rows, n_columns, row_titles, column_titles, captions)
     height, width = attributions[0].shape[-2:]
     cell = (_CELL_INCHES * max(1.0, width / height), _CELL_INCHES * max(1.0, height / width))
@@ -107,13 +112,13 @@ def explanation_grid(
     figure.set_size_inches(_fitting_size(n_rows, n_columns, cell, texts))
     figure.set_layout_engine("compressed", w_pad=_GAP_INCHES / 2, h_pad=_GAP_INCHES / 2)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
-    for row in range(n_rows):
-        image = None if images is None else images[row].detach().movedim(0, -1).double().cpu()
+    for i, cells in enumerate(axes.T if transpose else axes):
+        image = None if images is None else images[i].detach().movedim(0, -1).double().cpu()
         if image is not None:
-            axes[row, 0].imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
-        for axis, explanations in zip(axes[row, -len(attributions) :], attributions, strict=True):
+            cells[0].imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
+        for axis, explanations in zip(cells[-len(attributions) :], attributions, strict=True):
             below = None if image is None or alpha_overlay is None else (image, alpha_overlay)
-            _draw_map(figure, axis, explanations[row], below, sign, outlier_perc)
+            _draw_map(figure, axis, explanations[i], below, sign, outlier_perc)
     _write_texts(axes, texts)
     _add_colour_bar(figure, axes, _STYLES[sign])
     return figure

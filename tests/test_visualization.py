@@ -131,6 +131,34 @@ def test_texts():
     assert [axis.get_xlabel() for axis in grid.flat] == ["a", "b", "", "d"]
 
 
+def test_transposed_examples_stand_side_by_side():
+    images, first, second = (
+        rand(N + 1, 1, H, W),
+        randn(N + 1, 1, H, W),
+        randn(N + 1, 1, H, W, seed=1),
+    )
+    upright = explanation_grid(images, [first, second])
+    lying = explanation_grid(
+        images,
+        [first, second],
+        ["image", "first", "second"],
+        list("abc"),
+        captions=[list("123")] * 3,
+        transpose=True,
+    )
+    for across, down in zip(cells(lying, 3, N + 1).T, cells(upright, N + 1, 3), strict=True):
+        for axis, other in zip(across, down, strict=True):
+            torch.testing.assert_close(shown(axis), shown(other))
+    assert [axis.get_ylabel() for axis in cells(lying, 3, N + 1)[:, 0]] == [
+        "image",
+        "first",
+        "second",
+    ]
+    assert [axis.get_title() for axis in cells(lying, 3, N + 1)[0]] == list("abc")
+    with pytest.raises(ValueError, match="row_titles must have 2"):
+        explanation_grid(images, [first], ["a", "b", "c"], transpose=True)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 28, 28), (3, 3, 64, 64), (2, 3, 20, 60), (2, 1, 60, 20)])
 @pytest.mark.parametrize("n_maps", [1, 4])
 def test_layout_is_tight_and_nothing_overlaps(shape, n_maps):
