@@ -6,26 +6,16 @@ Run from the root of the repository: ``python benchmarks/bench_beta_smoothing.py
 from __future__ import annotations
 
 import argparse
-import copy
 
 import torch
 from _alternate import alternate
+from _smooth_copy import smooth_copy
 from torch import nn
 from torchvision import models
 
 from captum_robust.attr import BetaSmoothedGradient
 
 BETA = 1.0
-
-
-def smooth_copy(model: nn.Module) -> nn.Module:
-    """The limit: the same network with ``nn.Softplus`` modules, parameters as they are."""
-    copied = copy.deepcopy(model)
-    for module in list(copied.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.ReLU):
-                setattr(module, name, nn.Softplus(BETA))
-    return copied
 
 
 def main() -> None:
@@ -38,7 +28,7 @@ def main() -> None:
     for name in ("resnet18", "vgg16"):
         torch.manual_seed(0)
         model = models.get_model(name, weights=None).eval().to(device)
-        bare_model = smooth_copy(model)
+        bare_model = smooth_copy(model, BETA)
         images = torch.rand(arguments.batch, 3, 224, 224, device=device)
         explanation = BetaSmoothedGradient(model, beta=BETA)
 
