@@ -19,7 +19,6 @@ import torch
 from captum.attr import Saliency
 from captum.metrics import sensitivity_max
 from captum.robust import AttackComparator, MinParamPerturbation
-from torch import Tensor
 
 from captum_robust import attacks, attr, zoo
 from captum_robust.metrics import relevance_map, top_k_intersection
@@ -30,7 +29,7 @@ images, _ = zoo.fashion_mnist_sample(6)
 labels, EPS, K = model(images).argmax(1), 0.04, 50
 
 
-def relevance(batch: Tensor, target: Tensor = labels) -> Tensor:
+def relevance(batch: torch.Tensor, target: torch.Tensor = labels) -> torch.Tensor:
     """Where the gradient looks."""
     return relevance_map(Saliency(model).attribute(batch, target=target))
 
@@ -59,7 +58,7 @@ for explanation in (attr.BetaSmoothing(Saliency(model), beta=1.0), Saliency(mode
 # ``MinParamPerturbation`` looks for the smallest value of a parameter of an attack that breaks a
 # model. Here the parameter is ``eps``, and what has to break is the explanation itself: fewer than
 # half of its 50 most relevant pixels remain. The prediction is kept all along.
-def still_the_same(relevance: Tensor, clean: Tensor) -> bool:
+def still_the_same(relevance: torch.Tensor, clean: torch.Tensor) -> bool:
     """Whether at least half of the most relevant pixels stay so."""
     return bool(top_k_intersection(relevance, clean, K) >= 0.5)
 
@@ -82,7 +81,7 @@ for i, label in enumerate(labels):
 # Attacks side by side
 # --------------------
 # ``AttackComparator`` runs several attacks, and reports one metric of all.
-def intersection(relevance: Tensor, labels: Tensor) -> Tensor:
+def intersection(relevance: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Share of the most relevant pixels that stay so."""
     return top_k_intersection(relevance, clean, K)
 
