@@ -47,6 +47,7 @@ bibtex_default_style = "plain"
 html_theme = "furo"
 html_title = f"captum_robust {release}"
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 # The quickstart runs while the documentation is built; the other scripts are shown as they are,
 # since they train networks or need the `demo` extra.
@@ -58,6 +59,8 @@ sphinx_gallery_conf = {
     "nested_sections": False,
     "download_all_examples": False,
     "show_memory": False,
+    "min_reported_time": 3600,  # times depend on the machine
+    "write_computation_times": False,
     "plot_gallery": "True",
     "within_subsection_order": "ExampleTitleSortKey",
 }
