@@ -158,7 +158,7 @@ class ExplanationAttack(Attack, ABC):
                 manipulated = self.forward(pixels, labels, *args, **kwargs)
         if self._normalization_applied:
             manipulated = self.normalize(manipulated)
-        return manipulated.to(images.dtype)
+        return manipulated
 
     def perturb_func(
         self, labels: Tensor | None = None, *args: Any, **kwargs: Any
@@ -267,6 +267,14 @@ class ExplanationAttack(Attack, ABC):
             )
         return statistics if return_verbose else None
 
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """Normalised images, in the dtype of ``inputs`` whatever that of the mean is."""
+        return super().normalize(inputs).to(inputs.dtype)
+
+    def inverse_normalize(self, inputs: Tensor) -> Tensor:
+        """The inverse of :meth:`normalize`."""
+        return super().inverse_normalize(inputs).to(inputs.dtype)
+
     def get_output_with_eval_nograd(self, inputs: Tensor) -> Tensor:
         """The logits of the model in evaluation mode."""
         with borrowed(self.model):
@@ -294,7 +302,8 @@ class ExplanationAttack(Attack, ABC):
         # Undoing a normalisation is rounded, which may put a black pixel just below 0.
         pixels = self.inverse_normalize(inputs.detach())
         near = pixels.clamp(0.0, 1.0)
-        pixels = torch.where((pixels - near).abs() < 1e-4, near, pixels)
+        slack = max(1e-4, 2 * torch.finfo(inputs.dtype).eps)
+        pixels = torch.where((pixels - near).abs() < slack, near, pixels)
         self._set_normalization_applied(False)
         try:
             yield pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 
+import numpy as np
 import pytest
 import torch
 import torchattacks
@@ -115,6 +116,31 @@ def test_normalisation_of_three_channels(attack, model, images):
     assert (manipulated * std + mean - images.float()).abs().max() <= 0.05 + 1e-6
     with pytest.raises(ValueError, match=r"images must be in \[0, 1\]"):
         single((images.float() - mean) / std * 1.1)
+
+
+def test_black_and_white_that_undoing_a_normalisation_rounds_out_of_range(make_network):
+    mean, std = 0.1, 0.34
+    images = torch.zeros(2, 1, 8, 8)
+    images[:, :, 4:] = 1
+    normalised = (images - mean) / std
+    attack = GhorbaniTopK(make_network().float(), eps=0.05, steps=2, k=9)
+    attack.set_normalization_used([mean], [std])
+    undone = attack.inverse_normalize(normalised)
+    assert undone.min() < 0  # else this test has nothing to show
+    assert (attack(normalised) * std + mean - images).abs().max() <= 0.05 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", [list, np.array], ids=["list", "numpy"])
+def test_normalisation_keeps_the_dtype(dtype, kind, make_network, make_images):
+    """The mean is float32 from a list and float64 from numpy; the network is neither's."""
+    attack = GhorbaniTopK(make_network().to(dtype), eps=0.1, steps=2, k=9)
+    attack.set_normalization_used(kind([0.45]), kind([0.23]))
+    normalised = ((make_images() - 0.45) / 0.23).to(dtype)
+    manipulated = attack(normalised)
+    assert manipulated.dtype == dtype
+    assert manipulated.isfinite().all()
+    assert (manipulated != normalised).any()
 
 
 def test_a_function_around_the_model_sees_the_images_themselves(attack, model, images):
