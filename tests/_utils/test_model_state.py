@@ -127,6 +127,21 @@ def test_it_can_be_nested_and_repeated():
         assert_same(before, everything(model))
 
 
+def test_the_models_own_train_method_is_not_called():
+    """Some models keep layers frozen by a train() of their own; a recursive one would fail, too."""
+
+    class Frozen(nn.Sequential):
+        def train(self, mode=True):
+            raise AssertionError("called")
+
+    model = Frozen(nn.Dropout(), nn.BatchNorm1d(2))
+    model[1].training = False
+    before = everything(model)
+    with borrowed(model):
+        model.training, model[0].training, model[1].training = False, False, True
+    assert_same(before, everything(model))
+
+
 def test_shared_modules_and_parameters():
     layer = nn.Linear(2, 2)
     tied = nn.Linear(2, 2)
