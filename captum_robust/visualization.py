@@ -113,7 +113,7 @@ def explanation_grid(
     figure.set_layout_engine("compressed", w_pad=_GAP_INCHES / 2, h_pad=_GAP_INCHES / 2)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for i, cells in enumerate(axes.T if transpose else axes):
-        image = None if images is None else images[i].detach().movedim(0, -1).double().cpu()
+        image = None if images is None else images[i].detach().movedim(0, -1).cpu().double()
         if image is not None:
             cells[0].imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
         for axis, explanations in zip(cells[-len(attributions) :], attributions, strict=True):
@@ -153,7 +153,7 @@ def _draw_map(
     outlier_perc: float,
 ) -> None:
     """Draw (C, H, W) or (H, W) with Captum, over an image (H, W, C) where ``below`` holds one."""
-    numbers = explanation.detach().double()
+    numbers = explanation.detach().cpu().double()
     if sign == "absolute_value":
         numbers = numbers.abs()
     if numbers.ndim == 3:

@@ -36,7 +36,8 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
         for module, flag in training:
             module.training = flag
         for module, named in registered:
-            module._buffers.update(named)
+            for name, buffer in named.items():
+                module._buffers[name] = buffer
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):

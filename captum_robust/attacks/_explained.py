@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from captum_robust._utils.captum import attribute_detached, is_forward_of, map_forward
 from captum_robust._utils.checks import check_logits
 from captum_robust._utils.relevance import normalized_relevance
-from captum_robust.attr import differentiable
+from captum_robust.attr import differentiable, softplus_activations
+from captum_robust.attr.kernel_smoothing import draws_noise
 
 
 class Explained:
@@ -46,14 +48,27 @@ class ModelView:
         explanation_kwargs: dict[str, Any],
         images: Tensor,
         labels: Tensor | None,
+        *,
+        normalised: bool,
+        generator: torch.Generator,
     ) -> None:
-        self._model, self._get_logits = model, get_logits
-        self._kwargs = explanation_kwargs
-        self._explanation = map_forward(explanation, self._rebind)
-        self._with_graph = differentiable(self._explanation)
+        self._get_logits, self._kwargs = get_logits, explanation_kwargs
+        explains_model = is_forward_of(explanation.forward_func, model)
+        if normalised and not explains_model:
+            raise ValueError(
+                "explanation: its forward_func is not the model, so set_normalization_used does "
+                "not reach it. Put the normalisation into the model, or explain the model itself."
+            )
         # These run the model once, on the very images: its output need not be computed again.
-        self._output_comes_along = type(explanation) in (Saliency, InputXGradient)
+        runs_once = type(explanation) in (Saliency, InputXGradient)
+        self._output_comes_along = explains_model and runs_once
         self._seen: Tensor | None = None
+        if normalised or self._output_comes_along:
+            explanation = map_forward(explanation, lambda _: self._logits)
+        self._explanation, self._with_graph = explanation, differentiable(explanation)
+        self._generator = generator
+        self._draws = draws_noise(explanation) and "generator" not in explanation_kwargs
+        self._seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         with torch.no_grad():
             logits = get_logits(images)
         check_logits(logits, labels, images)
@@ -61,34 +76,45 @@ class ModelView:
         labels = logits.argmax(1) if labels is None else labels.clone()
         self.labels = labels.to(images.device, torch.int64)
 
-    def explain(self, x: Tensor, with_graph: bool = False) -> Explained:
-        """Explain ``x``; the model is as smooth as the caller makes it at this moment."""
-        self._seen = None
-        if with_graph:
-            attributions = self._with_graph(x, target=self.labels, **self._kwargs)
-        else:
-            attributions = attribute_detached(
-                self._explanation, x, target=self.labels, **self._kwargs
-            )
+    def explain(self, x: Tensor) -> Explained:
+        """Explain ``x`` on the true model."""
+        # Always by the same noise, if any, lest the luckiest draw win the search.
+        again = torch.Generator(self._generator.device).manual_seed(self._seed)
+        arguments = self._arguments(again)
+        attributions = attribute_detached(self._explanation, x, **arguments)
+        return Explained(normalized_relevance(attributions), self._output_at(x, torch.no_grad))
+
+    def explain_surrogate(self, x: Tensor, beta: float) -> Explained:
+        """Explain ``x`` on the model with its rectifiers smoothed, with a graph."""
+        smoothed = partial(softplus_activations, beta)
+        arguments = self._arguments(self._generator)
+        with smoothed():
+            attributions = self._with_graph(x, **arguments)
+        return Explained(normalized_relevance(attributions), self._output_at(x, smoothed))
+
+    def _arguments(self, generator: torch.Generator) -> dict[str, Any]:
+        noise = {"generator": generator} if self._draws else {}
+        return {"target": self.labels, **self._kwargs, **noise}
+
+    def _output_at(
+        self, x: Tensor, conditions: Callable[[], AbstractContextManager[Any]]
+    ) -> Callable[[], Tensor]:
+        """The logits that came along with the explanation just made, or a way to compute them."""
         seen, self._seen = self._seen, None
 
         def output() -> Tensor:
-            if seen is not None and self._output_comes_along:
+            if seen is not None:
                 return seen
-            with nullcontext() if with_graph else torch.no_grad():
+            with conditions():
                 return self._get_logits(x)
 
-        return Explained(normalized_relevance(attributions), output)
+        return output
 
-    def _rebind(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        if not is_forward_of(forward, self._model):
-            return forward
-
-        def logits(x: Tensor) -> Tensor:
-            self._seen = self._get_logits(x)
-            return self._seen
-
-        return logits
+    def _logits(self, x: Tensor) -> Tensor:
+        output = self._get_logits(x)
+        if self._output_comes_along:
+            self._seen = output
+        return output
 
 
 def check_relevance(relevance: Tensor) -> None:
@@ -101,5 +127,5 @@ def check_relevance(relevance: Tensor) -> None:
             "explanation is zero everywhere for at least one image: there is nothing to manipulate "
             "yet. A saturated network does this; explain logits in place of probabilities.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=6,
         )

@@ -24,12 +24,13 @@ from captum_robust._utils.checks import (
     check_labels,
     check_positive,
 )
+from captum_robust._utils.eager import refuse_unseen
 from captum_robust._utils.model_state import borrowed
 from captum_robust._utils.randomness import fresh_generator
 from captum_robust.attacks._best import Best
 from captum_robust.attacks._explained import Explained, ModelView, check_relevance
 from captum_robust.attacks.schedules import GeometricGrowth, Schedule, value_at
-from captum_robust.attr import differentiable, softplus_activations
+from captum_robust.attr import differentiable
 
 Objective = Callable[[Explained], Tensor]
 """What to minimise, one value per example, as a function of explained images."""
@@ -61,7 +62,8 @@ class ExplanationAttack(Attack, ABC):
         model: Maps images (N, C, H, W) in [0, 1] to logits, or an object with ``.logits``.
         explanation: The Captum ``Attribution`` to attack, one that
             :func:`~captum_robust.attr.differentiable` accepts; None: the gradient. One that
-            explains ``model`` sees it through ``set_normalization_used`` like the attack.
+            explains ``model`` sees it through ``set_normalization_used`` like the attack, as a
+            function of the images in [0, 1].
         eps: Radius of the ball, in units of the image.
         alpha: Step size, in units of the image, or a function of the progress in [0, 1].
         steps: Number of steps per restart.
@@ -99,6 +101,7 @@ class ExplanationAttack(Attack, ABC):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+        refuse_unseen(model, "model")
         check_positive(eps=eps)
         check_count(steps=steps, restarts=restarts)
         if eps_output is not None:
@@ -146,8 +149,10 @@ class ExplanationAttack(Attack, ABC):
         Returns:
             Manipulated images of the same shape and dtype, where the model is.
         """
-        if eps is not None:
-            return self._with_eps(eps)(images, labels, *args, **kwargs)
+        attack = self if eps is None else self._with_eps(eps)
+        return attack._run(images, labels, *args, **kwargs)
+
+    def _run(self, images: Tensor, labels: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         check_floating(images)
         images = images.to(next((p.device for p in self.model.parameters()), images.device))
         with torch.inference_mode(False), torch.enable_grad(), borrowed(self.model):
@@ -166,7 +171,8 @@ class ExplanationAttack(Attack, ABC):
         """This attack as ``perturb_func`` of :func:`captum.metrics.sensitivity_max`.
 
         The metric's ``perturb_radius`` becomes ``eps``. It repeats the images; each set of copies
-        is attacked on its own, so that all arguments stay those of the images.
+        is attacked on its own, so that all arguments stay those of the images. One set will do
+        (``n_perturb_samples=1``) where nothing is random.
 
         Args:
             labels: (N,) the class whose explanation is attacked; None: the predicted one.
@@ -205,14 +211,21 @@ class ExplanationAttack(Attack, ABC):
     def _search(
         self, images: Tensor, labels: Tensor | None, objective: Callable[[Explained], Objective]
     ) -> Tensor:
+        generator = fresh_generator(self._generator, images.device)
         model_view = ModelView(
-            self.model, self.get_logits, self._explanation, self._explanation_kwargs, images, labels
+            self.model,
+            self.get_logits,
+            self._explanation,
+            self._explanation_kwargs,
+            images,
+            labels,
+            normalised=self._normalization_applied is not None,
+            generator=generator,
         )
         clean = model_view.explain(images)
         score = objective(clean)
         check_relevance(clean.relevance)
-        best = Best(images, score(clean), clean.output.detach(), model_view.labels, self.eps_output)
-        generator = fresh_generator(self._generator, images.device)
+        best = Best(images, clean, score(clean), model_view.labels, self.eps_output)
         with tqdm(
             total=self.restarts * self.steps, desc=self.attack, disable=not self.show_progress
         ) as bar:
@@ -222,20 +235,12 @@ class ExplanationAttack(Attack, ABC):
                 for i in range(self.steps):
                     progress = i / max(1, self.steps - 1)
                     beta = value_at(self.beta, progress)
-                    x = step(x, partial(self._gradient, model_view, score, beta), progress)
+                    x = step(x, partial(_gradient, model_view, score, best, beta), progress)
                     candidate = model_view.explain(x)
                     best.update(x, score(candidate), candidate)
                     bar.update()
-        best.warn_of_nan()
+        best.warn()
         return best.images
-
-    def _gradient(self, model_view: ModelView, score: Objective, beta: float, x: Tensor) -> Tensor:
-        """Gradient of the surrogate's objective with respect to the images."""
-        x = x.detach().requires_grad_()
-        with softplus_activations(beta):
-            harm = score(model_view.explain(x, with_graph=True)).sum()
-        (gradient,) = torch.autograd.grad(harm, x)
-        return gradient
 
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
         """A fresh rule for one restart: here, projected steps of size alpha."""
@@ -320,17 +325,29 @@ class ExplanationAttack(Attack, ABC):
         return f"{super().__repr__()[:-1]}, explanation={name})"
 
 
+def _gradient(
+    model_view: ModelView, score: Objective, best: Best, beta: float, x: Tensor
+) -> Tensor:
+    """Gradient of the surrogate's objective with respect to the images."""
+    x = x.detach().requires_grad_()
+    harm = score(model_view.explain_surrogate(x, beta)).sum()
+    (gradient,) = torch.autograd.grad(harm, x)
+    best.note_gradient(gradient)
+    return gradient
+
+
 def _check_kinds(explanation: Any, explanation_kwargs: Any, ball: Any, generator: Any) -> None:
     if explanation is not None and not isinstance(explanation, Attribution):
         raise TypeError(
             f"explanation must be a captum Attribution, got {type(explanation).__name__}. Wrap the "
             "model: Saliency(model). It comes before eps, alpha and steps, which can be named."
         )
-    reserved = {"target", "return_convergence_delta"} & set(explanation_kwargs or {})
+    reserved = {"target", "return_convergence_delta", "additional_forward_args"}
+    reserved &= set(explanation_kwargs or {})
     if reserved:
         raise ValueError(
             f"explanation_kwargs must not hold {min(reserved)!r}. The class to explain is given by "
-            "labels, and an attack needs attributions alone."
+            "labels, an attack needs attributions alone, and its model gets images alone."
         )
     if ball is not None and (isinstance(ball, type) or not isinstance(ball, Ball)):
         raise TypeError(f"ball must be LInf(), L2() or alike, got {ball!r}.")

@@ -28,7 +28,8 @@ class Dombrowski(ExplanationAttack):
 
     by Adam, with d the number of pixels (so that the balance of the terms does not depend on the
     size of the image) and p the class probabilities. The surrogate grows sharper with the steps.
-    The defaults, with ``gamma``, give the terms the weights of the authors' code at 224 x 224.
+    At 224 x 224 the default ``gamma`` gives the terms the weights of the authors' code, which also
+    has probabilities where the paper has logits.
 
     Args:
         model: Maps images (N, C, H, W) in [0, 1] to logits.
@@ -94,7 +95,9 @@ class Dombrowski(ExplanationAttack):
         attack.alpha = self.alpha  # Adam's pace is not made for the radius, which may be no bound
         return attack
 
-    def objective(self, clean: Explained, target_maps: Tensor | None = None) -> Objective:
+    def objective(  # type: ignore[override]
+        self, clean: Explained, target_maps: Tensor
+    ) -> Objective:
         """Distance to the target maps, and the weighted change of the probabilities."""
         target = _normalized_targets(target_maps, clean.relevance)
         n_pixels = target[0].numel()
@@ -110,20 +113,24 @@ class Dombrowski(ExplanationAttack):
         return loss
 
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
-        moved = images.clone()
+        # Half precision has no room for Adam's second moments, nor for its small steps.
+        wide = images if images.dtype == torch.float64 else images.float()
+        moved = wide.clone()
         adam = torch.optim.Adam([moved])
 
         def step(x: Tensor, gradient: Gradient, progress: float) -> Tensor:
-            moved.grad = gradient(x)
-            moved.copy_(x)
+            if not adam.state:  # later, x is what is here, but for rounding
+                moved.copy_(x)
+            moved.grad = gradient(x).to(moved)
             adam.param_groups[0]["lr"] = value_at(self.alpha, progress)
             adam.step()
-            return self.ball.project(moved, images, self.eps)
+            moved.copy_(self.ball.project(moved, wide, self.eps))
+            return self.ball.project(moved.to(images.dtype), images, self.eps)
 
         return step
 
 
-def _normalized_targets(target_maps: Tensor | None, like: Tensor) -> Tensor:
+def _normalized_targets(target_maps: Tensor, like: Tensor) -> Tensor:
     """Target maps that sum to one, in the shape, dtype and device of the relevance maps."""
     if not isinstance(target_maps, Tensor):
         raise ValueError("target_maps must be a tensor of maps, (N, H, W) or (H, W).")

@@ -1,16 +1,18 @@
-"""Attacks of Ghorbani et al. 2019, and the random baseline that they are judged beside."""
+"""The attacks of Ghorbani et al. 2019 on where an explanation looks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_count
 from captum_robust.attacks import objectives
 from captum_robust.attacks._explained import Explained
 from captum_robust.attacks.base import ExplanationAttack, Objective
+from captum_robust.attacks.schedules import Schedule
 
 
 class GhorbaniTopK(ExplanationAttack):
@@ -46,8 +48,18 @@ class GhorbaniTopK(ExplanationAttack):
         True
     """
 
-    def __init__(self, model: nn.Module, *args: Any, k: int = 50, **kwargs: Any) -> None:
-        super().__init__(model, *args, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        explanation: Attribution | None = None,
+        eps: float = 8 / 255,
+        alpha: float | Schedule = 1 / 255,
+        steps: int = 100,
+        *,
+        k: int = 50,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, explanation, eps, alpha, steps, **kwargs)
         _check_k(k)
         self.k = k
 
@@ -122,8 +134,18 @@ class GhorbaniTarget(ExplanationAttack):
         torch.Size([2, 1, 28, 28])
     """
 
-    def __init__(self, model: nn.Module, *args: Any, region: Tensor, **kwargs: Any) -> None:
-        super().__init__(model, *args, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        explanation: Attribution | None = None,
+        eps: float = 8 / 255,
+        alpha: float | Schedule = 1 / 255,
+        steps: int = 100,
+        *,
+        region: Tensor,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, explanation, eps, alpha, steps, **kwargs)
         if not isinstance(region, Tensor) or region.dtype != torch.bool:
             raise ValueError("region must be a boolean tensor. Convert it with region.bool().")
         if not bool(region.any()):

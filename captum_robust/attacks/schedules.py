@@ -15,8 +15,8 @@ def value_at(quantity: float | Schedule, progress: float) -> float:
     """A quantity that may or may not change, at ``progress``.
 
     Example:
-        >>> value_at(10.0, 0.5), value_at(LinearDecay(10.0), 0.5)
-        (10.0, 5.0)
+        >>> value_at(10.0, 0.5), value_at(LinearDecay(10.0, 2.0), 0.5)
+        (10.0, 6.0)
     """
     return quantity(progress) if callable(quantity) else quantity
 
@@ -51,25 +51,27 @@ class GeometricGrowth:
 
 @dataclass(frozen=True)
 class LinearDecay:
-    r"""Step size that shrinks to nothing, :math:`\alpha(t) = \alpha_0 (1 - t)`.
+    r"""Step size that shrinks steadily, :math:`\alpha(t) = (1 - t)\, \alpha_0 + t\, \alpha_1`.
 
     Args:
         start: Step size at the first step, ``t = 0``.
+        end: Step size at the last step, ``t = 1``.
 
     Raises:
-        ValueError: ``start`` is not positive and finite.
+        ValueError: A bound is not positive and finite.
 
     Example:
-        >>> alpha = LinearDecay(0.02)
-        >>> alpha(0.0), alpha(0.5)
-        (0.02, 0.01)
+        >>> alpha = LinearDecay(0.03, 0.01)
+        >>> alpha(0.0), alpha(0.5), alpha(1.0)
+        (0.03, 0.02, 0.01)
     """
 
     start: float
+    end: float
 
     def __post_init__(self) -> None:
-        check_positive(start=self.start)
+        check_positive(start=self.start, end=self.end)
 
     def __call__(self, progress: float) -> float:
         """Step size at ``progress`` between 0 (first step) and 1 (last)."""
-        return self.start * (1 - progress)
+        return (1 - progress) * self.start + progress * self.end

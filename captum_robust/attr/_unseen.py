@@ -1,12 +1,11 @@
-"""What a torch function mode of this thread cannot see, and how to notice it."""
+"""How to notice what a torch function mode of this thread has not seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from captum_robust.attr._overwrite import OwnFunction
@@ -22,35 +21,6 @@ _LEFT_OVER = (
     "Softshrink",
     "torch::jit::",
 )
-
-
-_SCRIPTED = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch.ScriptMethod)
-
-
-def refuse_unseen(forward: Callable[..., Any]) -> None:
-    """Raise TypeError if ``forward``, or a module in it, runs where the mode is blind."""
-    owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", forward)
-    modules = owner.named_modules() if isinstance(owner, nn.Module) else [("", owner)]
-    for path, module in modules:
-        reason = _unseen(module)
-        if reason:
-            raise TypeError(
-                f"forward_func: {path or type(module).__name__!r} is {reason}, so its rectifiers "
-                "cannot be smoothed from outside. Pass the original eager, single-device model."
-            )
-
-
-def _unseen(module: Any) -> str | None:
-    if isinstance(module, _SCRIPTED):
-        return "scripted"
-    compiled_in_place = getattr(module, "_compiled_call_impl", None) is not None
-    if compiled_in_place or hasattr(module, "_torchdynamo_orig_callable"):
-        return "compiled"
-    if hasattr(module, "_orig_mod"):
-        return "compiled"
-    if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
-        return "split over several devices by threads"
-    return None
 
 
 def rectifiers_left(output: Tensor, inputs: Iterable[Any], with_functions: bool) -> list[str]:

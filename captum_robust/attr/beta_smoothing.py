@@ -27,7 +27,8 @@ from captum_robust._utils.captum import (
     signature_of,
 )
 from captum_robust._utils.checks import check_positive, checked
-from captum_robust.attr._unseen import rectifiers_left, refuse_unseen
+from captum_robust._utils.eager import refuse_unseen
+from captum_robust.attr._unseen import rectifiers_left
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.softplus import softplus_activations
 
@@ -92,11 +93,12 @@ class BetaSmoothing(Attribution):
 
     @log_usage()
     @checked
-    def attribute(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Any:
+    def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
         """Explain ``inputs``; arguments and result are those of the wrapped method.
 
         Args:
             inputs: Tensor or tuple of tensors, examples along dimension 0.
+            *args: Handed to the wrapped method.
             **kwargs: Handed to the wrapped method (``target``, ``baselines``, ...).
 
         Returns:
@@ -108,11 +110,13 @@ class BetaSmoothing(Attribution):
         Warns:
             UserWarning: The model called no rectifier, so nothing was smoothed; or hides some.
         """
-        return attribute_detached(self._smoothed(), inputs, **kwargs)
+        return attribute_detached(self._smoothed(), inputs, *args, **kwargs)
 
-    def attribute_with_graph(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Any:
+    def attribute_with_graph(
+        self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any
+    ) -> Any:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return differentiable(self._smoothed())(inputs, **kwargs)
+        return differentiable(self._smoothed())(inputs, *args, **kwargs)
 
     def _smoothed(self) -> Attribution:
         return map_forward(self.attribution_method, partial(_smooth, beta=self.beta))

@@ -107,7 +107,8 @@ class KernelSmoothing(Attribution):
                 scale); a tuple gives one per input.
             n_samples: Number of noisy copies.
             internal_batch_size: Largest number of noisy inputs explained at once, at least one
-                per example; None explains all together.
+                per example; None explains all together. A wrapped method's argument of this name
+                cannot be given.
             generator: Source of the noise, also that of a KernelSmoothing inside; None draws a
                 fresh, unpredictable one and leaves the global random state alone.
             **kwargs: Handed to the wrapped method; what belongs to an example (``target``,
@@ -165,7 +166,7 @@ class KernelSmoothing(Attribution):
         generator = fresh_generator(generator, tensors[0].device)
         noise = _Noise(kernel, radius, tensors, generator)
         chunk = _copies_at_once(n_samples, internal_batch_size, len(tensors[0]))
-        if _draws_noise(self.attribution_method):
+        if draws_noise(self.attribution_method):
             # It draws between two copies: one at a time, these do not depend on the batches.
             chunk, kwargs = 1, {"generator": generator, **kwargs}
         total: tuple[Tensor, ...] | None = None
@@ -175,9 +176,11 @@ class KernelSmoothing(Attribution):
             part = explain(noisy, **expand_per_example_arguments(copies, tensors, kwargs))
             # A method that explains a layer has a result of the layer's form.
             is_tuple_out, parts = format_inputs(part)
-            sums = tuple(a.unflatten(0, (-1, copies)).sum(1) for a in parts)
+            # Half precision is summed in single: a sum soon passes 65,504, the largest float16.
+            sums = tuple(a.unflatten(0, (-1, copies)).sum(1, dtype=_wide(a.dtype)) for a in parts)
             total = sums if total is None else tuple(map(torch.add, total, sums))
-        return format_output(is_tuple_out, tuple(a / n_samples for a in total or ()))
+        means = [(a / n_samples).to(part.dtype) for a, part in zip(total or (), parts, strict=True)]
+        return format_output(is_tuple_out, tuple(means))
 
 
 class _Noise:
@@ -228,10 +231,14 @@ class _Noise:
         return noise.to(x)
 
 
-def _draws_noise(attribution: Any) -> bool:
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def draws_noise(attribution: Any) -> bool:
     """Whether ``attribution``, or what it wraps, is a KernelSmoothing."""
     return isinstance(attribution, KernelSmoothing) or (
-        hasattr(attribution, "attribution_method") and _draws_noise(attribution.attribution_method)
+        hasattr(attribution, "attribution_method") and draws_noise(attribution.attribution_method)
     )
 
 

@@ -34,11 +34,11 @@ class softplus_activations(TorchFunctionMode):
 
     .. math:: \mathrm{relu}(z) \to \mathrm{softplus}_\beta(z) = \log(1 + e^{\beta z}) / \beta
 
-    Every continuous piecewise-linear activation of torch is a sum of rectifiers, and each of these
-    is replaced: ReLU, ReLU6, LeakyReLU, PReLU, RReLU (evaluation), Hardtanh, Hardsigmoid,
-    Hardswish, Softshrink, Threshold whose value is its threshold, ``clamp(min=0)`` and
-    ``clamp(0, 6)``. Any other ``clamp``, activations that jump, and integer tensors stay as they
-    are.
+    The activations of torch that are built from rectifiers are replaced: ReLU, ReLU6, LeakyReLU,
+    PReLU, RReLU (evaluation), Hardtanh, Hardsigmoid, Hardswish, Softshrink, Threshold whose value
+    is its threshold, ``clamp(min=0)`` and ``clamp(0, 6)``. Any other ``clamp``, activations that
+    jump, rectifiers spelled out with ``torch.maximum`` or ``torch.where``, and integer tensors stay
+    as they are.
 
     It acts on the calling thread alone and ends with the block, also after an exception. Of nested
     blocks the innermost counts. Scripted and compiled modules are not seen from here;

@@ -9,8 +9,13 @@ import torch
 from captum.attr import IntegratedGradients, Saliency
 from torch import nn
 
-import captum_robust.attacks.base as base
-from captum_robust.attacks import Dombrowski, GeometricGrowth, GhorbaniTopK
+from captum_robust.attacks import (
+    Dombrowski,
+    GeometricGrowth,
+    GhorbaniTopK,
+    LinearDecay,
+    _explained,
+)
 
 K = 9
 
@@ -23,11 +28,11 @@ def test_sharpness_follows_the_schedule(make_network, make_images, monkeypatch):
         asked.append(progress)
         return 3.0 + progress
 
-    def spy(beta, original=base.softplus_activations):
+    def spy(beta, original=_explained.softplus_activations):
         used.append(beta)
         return original(beta)
 
-    monkeypatch.setattr(base, "softplus_activations", spy)
+    monkeypatch.setattr(_explained, "softplus_activations", spy)
     model, images = make_network(), make_images()
     GhorbaniTopK(model, steps=5, k=K, beta=schedule, restarts=2)(images)
     assert asked == [0.0, 0.25, 0.5, 0.75, 1.0] * 2
@@ -130,3 +135,102 @@ def test_an_explanation_that_runs_the_model_on_other_inputs(make_network, make_i
     manipulated = attack(images)
     assert (manipulated != images).any()
     assert torch.equal(model(manipulated).argmax(1), model(images).argmax(1))
+
+
+def test_a_surrogate_that_cannot_be_smoothed_is_no_sign_of_robustness(make_network, make_images):
+    """A rectifier spelled out has no second derivative: the attack says it could not search."""
+
+    class SpelledOut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(64, 32).double()
+            self.last = nn.Linear(32, 4).double()
+
+        def forward(self, x):
+            z = self.first(x.flatten(1))
+            return self.last(torch.maximum(z, torch.zeros_like(z)))
+
+    images = make_images()
+    with pytest.warns(UserWarning, match=f"zero for {len(images)} of the images.*no sign of rob"):
+        assert torch.equal(GhorbaniTopK(SpelledOut(), steps=2, k=K)(images), images)
+
+
+def test_the_objective_is_not_smoothed(make_network, make_images):
+    """Only the model is: a rectifier in an objective of one's own stays one."""
+    seen = []
+
+    class Hinge(GhorbaniTopK):
+        def objective(self, clean):
+            def loss(now):
+                excess = now.relevance - clean.relevance
+                seen.append((excess.relu().detach(), excess.detach().clamp(min=0)))
+                return excess.relu().flatten(1).sum(1) - excess.square().flatten(1).sum(1)
+
+            return loss
+
+    Hinge(make_network(), steps=2, k=K)(make_images())
+    assert len(seen) == 5
+    for inside, plain in seen:
+        assert torch.equal(inside, plain)
+        assert inside.min() == 0  # softplus has no zero
+
+
+def test_noise_of_an_explanation_is_the_attacks_own(make_network, make_images):
+    """Reproducible from the attack's generator, and the same noise for every score."""
+    from captum_robust.attr import KernelSmoothing
+
+    model, images = make_network(), make_images()
+
+    def run():
+        return GhorbaniTopK(
+            model,
+            KernelSmoothing(Saliency(model)),
+            eps=0.05,
+            alpha=0.02,
+            steps=3,
+            k=K,
+            explanation_kwargs={"n_samples": 2, "radius": 0.3},
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    assert torch.equal(run()(images), run()(images))
+    # A change too small to matter is not taken for a success because of a lucky draw.
+    tiny = run()(images, eps=1e-12)
+    assert (tiny - images).abs().max() <= 1e-12
+    scores = []
+    for batch in (images, tiny):
+        relevance = KernelSmoothing(Saliency(model)).attribute(
+            batch, target=model(images).argmax(1), n_samples=400, radius=0.3,
+            generator=torch.Generator().manual_seed(1),
+        ).abs()  # fmt: skip
+        scores.append(relevance)
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-6)
+
+
+def test_half_precision_keeps_the_pace_of_adam(make_network):
+    """In float16 Adam's second moments vanish, and steps became as large as the ball."""
+    model = make_network().half()
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    targets = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(1))
+    moved = Dombrowski(model, steps=5, alpha=1e-3)(images, None, targets)
+    assert (moved.float() - images.float()).abs().max() <= 6e-3
+
+
+def test_the_step_size_follows_its_schedule(make_network, make_images):
+    model, images = make_network(), make_images()
+    schedule = LinearDecay(0.02, 0.01)
+    moves = []
+
+    class Spy(GhorbaniTopK):
+        def _stepper(self, images, generator):
+            step = super()._stepper(images, generator)
+
+            def spy(x, gradient, progress):
+                after = step(x, gradient, progress)
+                moves.append((after - x).abs().max().item())
+                return after
+
+            return spy
+
+    Spy(model, eps=1.0, alpha=schedule, steps=3, k=K)(images.clamp(0.2, 0.8))
+    assert moves == pytest.approx([0.02, 0.015, 0.01])
