@@ -144,8 +144,10 @@ order = torch.randperm(len(photographs), generator=torch.Generator().manual_seed
 args.out.mkdir(parents=True, exist_ok=True)
 results = []
 for i, j in order[: 2 * args.n_pairs].view(-1, 2):
-    name = f"{photographs[i].stem} as {photographs[j].stem}"
-    checkpoint = args.out / f"{name.replace(' ', '-')}-{args.steps}.npy"
+    checkpoint = args.out / f"{photographs[i].stem}-as-{photographs[j].stem}-{args.steps}.npy"
+    # Of names such as 273_n02115641_dingo.jpg the words are enough.
+    words = [photographs[k].stem.split("_", 2)[-1].replace("_", " ") for k in (i, j)]
+    name = " as ".join(words)
     image, other = load(photographs[i]), load(photographs[j])
     start = time.perf_counter()
     if not checkpoint.exists():
