@@ -95,4 +95,4 @@ columns = {"explanation": maps["gradient"], "beta-smoothed": maps["beta = 3"]}
 columns = {"change, amplified": change, **columns, "kernel-smoothed": maps["kernel"]}
 rows = ["original", "manipulated"] * len(images)
 figure = explanation_grid(batch, list(columns.values()), rows, ["photograph", *columns])
-figure.savefig(args.output, dpi=200)
+figure.savefig(args.output, dpi=150)
