@@ -32,7 +32,7 @@ def fashion_mnist_cnn(
 ) -> nn.Sequential:
     """A ReLU network with two convolutions and two dense layers, trained on Fashion-MNIST.
 
-    The kind of network on which Tang et al. (2022) attack and defend explanations: two
+    The kind of network on which Tang et al. (2021) attack and defend explanations: two
     3 x 3 convolutions (32 and 64 channels), each followed by ReLU and 2 x 2 max-pooling, a
     dense layer of 64 units with ReLU, and a dense layer of 10 logits. It reads raw pixels of
     shape (N, 1, 28, 28) in [0, 1], without normalisation, and gives logits of shape (N, 10).

@@ -2,7 +2,7 @@
 How strong the attacks are
 ==========================
 
-The attacks of Ghorbani et al. (2019), in the form of Tang et al. (2022), on the network of the zoo:
+The attacks of Ghorbani et al. (2019), in the form of Tang et al. (2021), on the network of the zoo:
 how much of the gradient explanation is left at three sizes of the perturbation, beside what chance
 does with the same budget. All explanations are those of the true network, of the class that it
 predicts for the clean image.
@@ -24,9 +24,11 @@ from torch import Tensor
 
 from captum_robust.attacks import (
     ExplanationAttack,
+    GeometricGrowth,
     GhorbaniMassCenter,
     GhorbaniTarget,
     GhorbaniTopK,
+    LinearDecay,
     RandomSign,
 )
 from captum_robust.metrics import relevance_map, spearman_correlation, top_k_intersection
@@ -36,9 +38,9 @@ parser = argparse.ArgumentParser(description="The strength of the attacks on the
 parser.add_argument("--n-images", type=int, default=200, help="1 to 512")
 parser.add_argument("--steps", type=int, default=100)
 parser.add_argument("--k", type=int, default=50, help="number of most relevant pixels")
-parser.add_argument("--radii", type=float, nargs="+", default=[0.02, 0.04, 0.08])
+parser.add_argument("--radii", type=float, nargs="*", default=[0.02, 0.04, 0.08])
 parser.add_argument("--target-radius", type=float, default=0.08)
-parser.add_argument("--target-restarts", type=int, nargs="+", default=[1, 4])
+parser.add_argument("--starts", type=int, default=10, help="of the strongest targeted attack")
 parser.add_argument("--seed", type=int, default=0, help="of the random attacks and the regions")
 args = parser.parse_args()
 
@@ -167,12 +169,16 @@ def target_row(name: str, batch: Tensor) -> list[str]:
 
 eps = args.target_radius
 rows = [target_row("RandomSign, one draw", run(RandomSign(model, eps=eps, generator=rng(21))))]
-for restarts in args.target_restarts:
+strong = {"alpha": LinearDecay(eps / 3, eps / 300), "beta": GeometricGrowth(20.0, 200.0)}
+settings = {
+    "GhorbaniTarget": {"alpha": eps / 10},
+    "the same, shrinking steps": strong,
+    f"the same, {args.starts} starts": {**strong, "restarts": args.starts},
+}
+for name, setting in settings.items():
     attack = GhorbaniTarget(
-        model, eps=eps, alpha=eps / 10, steps=args.steps, region=regions,
-        restarts=restarts, generator=rng(22),
-    )  # fmt: skip
-    name = "GhorbaniTarget" + (f", {restarts} starts" if restarts > 1 else "")
+        model, eps=eps, steps=args.steps, region=regions, generator=rng(22), **setting
+    )
     rows.append(target_row(name, run(attack)))
 growths = ["growth of the mean", "mean growth", "median growth"]
 table(
