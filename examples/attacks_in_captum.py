@@ -3,7 +3,9 @@ Attacks inside Captum's own tools
 =================================
 
 Captum measures how sensitive an explanation is, and how little breaks a model, by perturbations.
-The attacks of ``captum_robust`` are such: they look for the worst case. It takes ten seconds.
+The attacks of ``captum_robust`` are such: they search for a bad case. What a search finds is a
+lower bound on the worst one; where an attack aims at something else than the metric, chance may
+find more.
 """
 
 # %%

@@ -29,6 +29,8 @@ from captum.attr._utils.approximation_methods import approximation_parameters
 from captum.attr._utils.common import _format_input_baseline, _validate_input
 from torch import Tensor, nn
 
+from captum_robust._utils.model_state import buffers_kept
+
 __all__ = [
     "approximation_parameters",
     "attribute_detached",
@@ -169,7 +171,8 @@ def attribute_detached(
 
     Captum turns on ``requires_grad`` of the caller's tensors with a warning, forgets to turn it
     off when the model raises, and returns attributions of some methods with a graph whose gradient
-    is wrong. Here it works on tensors of its own, and the result has no graph.
+    is wrong. Here it works on tensors of its own, the result has no graph, and the buffers of a
+    model in training mode are as before.
 
     Methods of this library do not check their inputs here (:func:`checks.checked`).
     """
@@ -185,7 +188,8 @@ def attribute_detached(
         quiet = map_forward(quiet, _unwrapped)
     unchecked = getattr(quiet.attribute, "unchecked", None)
     attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
-    return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
+    with buffers_kept(innermost.forward_func):
+        return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
 
 
 def _with_own_gradients(attribution: Attribution) -> Attribution:

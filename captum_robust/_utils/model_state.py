@@ -10,6 +10,21 @@ from torch import nn
 
 
 @contextmanager
+def buffers_kept(forward: object) -> Iterator[None]:
+    """Restore the buffers of a model in training mode, which BatchNorm updates in every pass."""
+    if not isinstance(forward, nn.Module) or not any(m.training for m in forward.modules()):
+        yield
+        return
+    buffers = [(buffer, buffer.clone()) for buffer in forward.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+@contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """Restore, also after an exception, all that a call may change in ``model``.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 from tqdm import tqdm
 
-from captum_robust._utils.balls import Ball, LInf
+from captum_robust._utils.balls import L2, Ball, LInf
 from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import (
     check_count,
@@ -110,6 +110,10 @@ class ExplanationAttack(Attack, ABC):
             if not callable(value):
                 check_positive(**{name: value})
         _check_kinds(explanation, explanation_kwargs, ball, generator)
+        if eps > 1 and not isinstance(ball, L2):
+            raise ValueError(
+                f"eps must be at most 1, since images are in [0, 1], got {eps}: / 255?"
+            )
         super().__init__(type(self).__name__, model)
         self.eps, self.alpha, self.steps = eps, alpha, steps
         self.beta, self.eps_output, self.restarts = beta, eps_output, restarts

@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+from captum.attr import Saliency
 from torch import nn
 
 from captum_robust._utils.model_state import borrowed
+from captum_robust.attr import BetaSmoothing, KernelSmoothing
 
 
 class Restless(nn.Module):
@@ -190,3 +192,16 @@ def test_a_deep_copy_made_inside_is_independent():
         other = copy.deepcopy(model)
         disturb(other)
     assert model.written.sum() == 0
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda m: BetaSmoothing(Saliency(m)), lambda m: KernelSmoothing(Saliency(m))]
+)
+def test_explaining_in_training_mode_leaves_the_statistics(wrap) -> None:
+    """BatchNorm updates them in every forward pass; an explanation is no training step."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    wrap(model).attribute(torch.randn(5, 3), target=0)
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
