@@ -68,7 +68,12 @@ class ModelView:
         self._explanation, self._with_graph = explanation, differentiable(explanation)
         self._generator = generator
         self._draws = draws_noise(explanation) and "generator" not in explanation_kwargs
-        self._seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        # Drawn only where it is used: an attack's own draws do not depend on a seed nobody needs.
+        self._seed = (
+            int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+            if self._draws
+            else 0
+        )
         with torch.no_grad():
             logits = get_logits(images)
         check_logits(logits, labels, images)
