@@ -36,6 +36,7 @@ __all__ = [
     "attribute_detached",
     "compute_gradients",
     "expand_per_example_arguments",
+    "explained_output",
     "format_inputs",
     "format_inputs_and_baselines",
     "format_output",
@@ -85,16 +86,32 @@ def compute_gradients(
     depend on the inputs (a linear model), a graph of zeros is still attached.
     """
     with torch.enable_grad():
-        output = _run_forward(_unwrapped(forward_fn), inputs, target_ind, additional_forward_args)
-        if output[0].numel() != 1:
-            raise ValueError(
-                f"target: the model gives {output[0].numel()} values per example and one must be "
-                "chosen. Pass target= the class to explain."
-            )
+        output = explained_output(forward_fn, inputs, target_ind, additional_forward_args)
         gradients = torch.autograd.grad(output.sum(), inputs, create_graph=create_graph)
         if create_graph:
             return tuple(map(_with_graph, gradients, inputs))
         return gradients
+
+
+def explained_output(
+    forward_fn: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    target: Any = None,
+    additional_forward_args: Any = None,
+) -> Tensor:
+    """The number that is explained, one per example: (N,) or (N, 1, ...)."""
+    output = _run_forward(_unwrapped(forward_fn), inputs, target, additional_forward_args)
+    if output.dim() == 0 or len(output) != len(inputs[0]):
+        raise ValueError(
+            f"forward_func must return a row per example, {len(inputs[0])} of them, got shape "
+            f"{tuple(output.shape)}."
+        )
+    if output[0].numel() != 1:
+        raise ValueError(
+            f"target: the model gives {output[0].numel()} values per example and one must be "
+            "chosen. Pass target= the class to explain."
+        )
+    return output
 
 
 def _unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:

@@ -12,6 +12,7 @@ contains NaN or Inf, or where their shapes or devices differ.
 from __future__ import annotations
 
 from captum_robust._utils.relevance import relevance_map
+from captum_robust.metrics.faithfulness import infidelity
 from captum_robust.metrics.similarity import (
     mean_squared_error,
     pearson_correlation,
@@ -21,6 +22,7 @@ from captum_robust.metrics.similarity import (
 )
 
 __all__ = [
+    "infidelity",
     "mean_squared_error",
     "pearson_correlation",
     "relevance_map",

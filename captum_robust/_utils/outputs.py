@@ -1,0 +1,108 @@
+"""The explained output of a model at many perturbed copies of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_robust._utils.captum import expand_per_example_arguments, explained_output
+from captum_robust._utils.checks import check_count
+from captum_robust._utils.model_state import buffers_kept
+
+Tensors = tuple[Tensor, ...]
+
+# Numbers in a batch of perturbed inputs: on a CPU, what stays in its cache through a small network;
+# elsewhere, what keeps the device busy.
+_NUMBERS_AT_ONCE = {"cpu": 2**18}
+_NUMBERS_AT_ONCE_ELSEWHERE = 2**24
+_ROWS_AT_LEAST = 8
+
+
+def copies_at_once(inputs: Tensors, perturbations_per_eval: int | None) -> int:
+    """How many perturbed copies of each example one pass takes."""
+    if perturbations_per_eval is not None:
+        check_count(perturbations_per_eval=perturbations_per_eval)
+        return perturbations_per_eval
+    device = inputs[0].device.type
+    budget = _NUMBERS_AT_ONCE.get(device, _NUMBERS_AT_ONCE_ELSEWHERE)
+    rows = max(_ROWS_AT_LEAST, budget // sum(x[0].numel() for x in inputs))
+    return max(1, rows // len(inputs[0]))
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Float64, or what the device has instead."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class ExplainedOutput:
+    """f, the output that is explained, as a function of copies of the examples.
+
+    Args:
+        forward_func: The model, or any function that calls it.
+        inputs: The examples, (N, ...) each.
+        target: As in Captum.
+        additional_forward_args: As in Captum.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: Tensors,
+        target: Any,
+        additional_forward_args: Any,
+    ) -> None:
+        self.inputs = inputs
+        self.forward_func = forward_func
+        self._arguments = {
+            "target": target,
+            "additional_forward_args": additional_forward_args,
+        }
+
+    def at_inputs(self) -> Tensor:
+        """f(x), (N,), in the widest dtype of the device."""
+        with torch.no_grad(), buffers_kept(self.forward_func):
+            return self.at(tuple(x.unsqueeze(1) for x in self.inputs)).squeeze(1)
+
+    def losses(
+        self, perturbed: Iterable[Tensors], n_samples: int, show_progress: bool = False
+    ) -> Tensor:
+        """d(I) = f(x) - f(x - I).
+
+        Args:
+            perturbed: Chunks of x - I, (N, c, ...) per input.
+            n_samples: Copies in all chunks together, for the progress bar.
+            show_progress: Whether to show one on standard error.
+
+        Returns:
+            (N, n_samples) in the widest dtype of the device.
+        """
+        with torch.no_grad(), buffers_kept(self.forward_func):
+            parts = []
+            with tqdm(total=n_samples, disable=not show_progress, desc="perturbations") as bar:
+                for chunk in perturbed:
+                    parts.append(self.at(chunk))
+                    bar.update(chunk[0].shape[1])
+            return self.at_inputs().unsqueeze(1) - torch.cat(parts, dim=1)
+
+    def at(self, copies: Tensors) -> Tensor:
+        """F at copies (N, c, ...), with a graph where gradients are enabled: (N, c).
+
+        Raises:
+            ValueError: The model returned NaN or Inf, or several values per example.
+        """
+        n_examples, n_copies = copies[0].shape[:2]
+        arguments = expand_per_example_arguments(n_copies, self.inputs, self._arguments)
+        rows = tuple(c.flatten(0, 1) for c in copies)
+        output = explained_output(
+            self.forward_func, rows, arguments["target"], arguments["additional_forward_args"]
+        )
+        if not bool(torch.isfinite(output).all()):
+            raise ValueError(
+                "forward_func returned NaN or Inf for perturbed inputs. Check that the model can "
+                "take the baselines, and explain logits in place of logarithms of probabilities."
+            )
+        return output.view(n_examples, n_copies).to(widest(output.device))
