@@ -7,12 +7,24 @@ of ``a``. The arithmetic is in float64 (float32 on MPS, which has nothing wider)
 wider dtype of ``a`` and ``b``, and at least float32. All raise a TypeError where ``a`` or ``b`` is
 not a floating-point tensor, and a ValueError where one is empty, lacks the batch dimension or
 contains NaN or Inf, or where their shapes or devices differ.
+
+The **sensitivities**, :func:`explanation_stability` and :func:`parameter_randomization` take a
+Captum ``Attribution``, its method ``attribute``, or any function of the inputs that explains them,
+and what that takes as further keywords. They raise a TypeError where an argument is of the wrong
+kind, and a ValueError where ``inputs`` is empty, NaN, Inf or of unequal length, a radius or a count
+is out of range, or the explanation is NaN, Inf or not one per example. Their results do not depend
+on ``max_examples_per_batch``, and half precision is measured in float32. An ``Attribution`` that
+draws noise with a generator (``KernelSmoothing``) draws the same noise for every point, so that its
+noise is not taken for a change.
 """
 
 from __future__ import annotations
 
 from captum_robust._utils.relevance import relevance_map
 from captum_robust.metrics.faithfulness import infidelity
+from captum_robust.metrics.gradient_sensitivity import sensitivity_gradient
+from captum_robust.metrics.randomization import RankCorrelations, parameter_randomization
+from captum_robust.metrics.sensitivity import sensitivity_lipschitz, sensitivity_max
 from captum_robust.metrics.similarity import (
     mean_squared_error,
     pearson_correlation,
@@ -20,12 +32,19 @@ from captum_robust.metrics.similarity import (
     structural_similarity,
     top_k_intersection,
 )
+from captum_robust.metrics.stability import explanation_stability
 
 __all__ = [
+    "RankCorrelations",
+    "explanation_stability",
     "infidelity",
     "mean_squared_error",
+    "parameter_randomization",
     "pearson_correlation",
     "relevance_map",
+    "sensitivity_gradient",
+    "sensitivity_lipschitz",
+    "sensitivity_max",
     "spearman_correlation",
     "structural_similarity",
     "top_k_intersection",

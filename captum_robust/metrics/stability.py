@@ -1,0 +1,126 @@
+"""How far an explanation moves in a small ball, its scale aside."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_robust.metrics._perturbed import Neighbourhood, Tensors, result_dtype, rows
+
+# Halvings of an interval until its ends are neighbours in float64.
+_HALVINGS = 56
+
+
+def explanation_stability(
+    explanation_func: Any,
+    inputs: Tensor | Tensors,
+    perturb_func: Callable[..., Any] | None = None,
+    perturb_radius: float = 0.02,
+    n_perturb_samples: int = 10,
+    max_examples_per_batch: int | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    show_progress: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    r"""Largest change of an explanation in a ball, up to its scale: Tang et al. 2021, Def. 1.
+
+    .. math:: \inf_{\gamma > 0} \max_j \lVert\phi(x + d_j) - \gamma\,\phi(x)\rVert_2
+
+    over points of the ball; small is stable. The minimum is exact to rounding: the maximum of
+    parabolas in :math:`\gamma` that share their curvature is convex, and bisected. Where it
+    falls as :math:`\gamma \to 0` (explanations that turn around), the infimum is the largest
+    :math:`\lVert\phi(x + d_j)\rVert_2`.
+
+    Args:
+        explanation_func: See :func:`~captum_robust.metrics.sensitivity_max`, as all arguments.
+        inputs: Tensor or tuple of tensors, (N, ...) each.
+        perturb_func: None draws uniformly in the L-inf ball; or a function that perturbs copies of
+            the inputs, such as ``attack.perturb_func(labels)``.
+        perturb_radius: Radius of the ball, in the unit of the inputs.
+        n_perturb_samples: Points for each example.
+        max_examples_per_batch: Points explained at once; see ``sensitivity_max``.
+        generator: Source of the points; None draws fresh ones, the global state stays.
+        show_progress: Whether to show a bar.
+        **kwargs: Handed to the explanation; what belongs to an example is repeated.
+
+    Returns:
+        (N,), at least float32, in the unit of the explanation. Where the clean explanation is all
+        zero, no scale changes anything: the largest :math:`\lVert\phi(x + d_j)\rVert_2`.
+
+    Raises:
+        TypeError, ValueError: See :mod:`captum_robust.metrics`.
+
+    Warns:
+        UserWarning: The clean explanation of an example is all zero.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust.metrics import explanation_stability
+        >>> x = torch.tensor([[3.0, 4.0]])
+        >>> explanation_stability(lambda x: x, x, lambda x: 2 * x)
+        tensor([0.])
+        >>> explanation_stability(lambda x: x, x, lambda x: x + torch.tensor([0.4, -0.3]))
+        tensor([0.5000])
+    """
+    hood = Neighbourhood(
+        explanation_func, inputs, perturb_func, perturb_radius, n_perturb_samples,
+        max_examples_per_batch, generator, kwargs,
+    )  # fmt: skip
+    clean = rows(hood.clean)
+    _warn_of_zeros(clean)
+    direction = _unit(clean).unsqueeze(1)
+    along, across = [], []
+    for _, explanations, copies in hood.chunks(show_progress, "explanation_stability"):
+        moved = rows(explanations, copies)
+        component = (moved * direction).sum(2, keepdim=True)
+        along.append(component.squeeze(2))
+        across.append(torch.linalg.vector_norm(moved - component * direction, dim=2))
+    smallest = _farthest_from_best(torch.cat(along, dim=1), torch.cat(across, dim=1))
+    return smallest.to(result_dtype(hood.clean))
+
+
+def _farthest_from_best(along: Tensor, across: Tensor) -> Tensor:
+    r"""Inf over t > 0 of the largest distance from (t, 0) to points of the plane, (N,).
+
+    With t = gamma |phi(x)|, ``along`` and ``across`` (N, m) are the components of the explanations
+    along phi(x) and across it. The farthest point's side says where the minimum is. The distance
+    changes by no more than t does, and the minimum is at least half the spread of ``along``: so
+    the bisected interval makes it exact to rounding.
+    """
+    low, high = along.amin(1).clamp(min=0), along.amax(1).clamp(min=0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        farthest = _distance(along, across, middle).argmax(1, keepdim=True)
+        rises = along.gather(1, farthest).squeeze(1) <= middle
+        low, high = torch.where(rises, low, middle), torch.where(rises, middle, high)
+    at_low, at_high = (_distance(along, across, t).amax(1) for t in (low, high))
+    return torch.minimum(at_low, at_high)
+
+
+def _distance(along: Tensor, across: Tensor, t: Tensor) -> Tensor:
+    return torch.hypot(along - t.unsqueeze(1), across)
+
+
+def _unit(clean: Tensor) -> Tensor:
+    """Each row divided by its norm, without under- or overflow; a zero row stays zero."""
+    peak = clean.abs().amax(1, keepdim=True)
+    clean = clean / torch.where(peak > 0, peak, 1)
+    norm = torch.linalg.vector_norm(clean, dim=1, keepdim=True)
+    return clean / torch.where(norm > 0, norm, 1)
+
+
+def _warn_of_zeros(clean: Tensor) -> None:
+    zero = (clean == 0).all(1)
+    if zero.any():
+        warnings.warn(
+            f"the explanation is all zero for {int(zero.sum())} of {len(zero)} examples: their "
+            "stability is the largest norm of the perturbed explanations. The explanation of a "
+            "saturated network is; explain logits in place of probabilities.",
+            UserWarning,
+            stacklevel=3,
+        )
