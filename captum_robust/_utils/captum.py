@@ -34,6 +34,7 @@ from captum_robust._utils.model_state import buffers_kept
 __all__ = [
     "approximation_parameters",
     "attribute_detached",
+    "check_rows",
     "compute_gradients",
     "expand_per_example_arguments",
     "explained_output",
@@ -71,6 +72,15 @@ def logits_of(output: Any) -> Tensor:
     )
 
 
+def check_rows(output: Tensor, n_rows: int) -> None:
+    """Raise ValueError unless a model's output has a row for each of its ``n_rows`` inputs."""
+    if output.dim() == 0 or len(output) != n_rows:
+        raise ValueError(
+            f"forward_func must return a row per example, {n_rows} of them, got shape "
+            f"{tuple(output.shape)}."
+        )
+
+
 def compute_gradients(
     forward_fn: Callable[..., Any],
     inputs: tuple[Tensor, ...],
@@ -101,11 +111,7 @@ def explained_output(
 ) -> Tensor:
     """The number that is explained, one per example: (N,) or (N, 1, ...)."""
     output = _run_forward(_unwrapped(forward_fn), inputs, target, additional_forward_args)
-    if output.dim() == 0 or len(output) != len(inputs[0]):
-        raise ValueError(
-            f"forward_func must return a row per example, {len(inputs[0])} of them, got shape "
-            f"{tuple(output.shape)}."
-        )
+    # No check of the rows here: DeepLift runs inputs and baselines as one batch of twice the size.
     if output[0].numel() != 1:
         raise ValueError(
             f"target: the model gives {output[0].numel()} values per example and one must be "

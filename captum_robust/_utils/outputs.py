@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_robust._utils.captum import expand_per_example_arguments, explained_output
+from captum_robust._utils.captum import (
+    check_rows,
+    expand_per_example_arguments,
+    explained_output,
+    logits_of,
+    signature_of,
+)
 from captum_robust._utils.checks import check_count
 from captum_robust._utils.model_state import buffers_kept
 
@@ -61,11 +67,14 @@ class ExplainedOutput:
             "target": target,
             "additional_forward_args": additional_forward_args,
         }
+        self._at_inputs: Tensor | None = None
 
     def at_inputs(self) -> Tensor:
-        """f(x), (N,), in the widest dtype of the device."""
-        with torch.no_grad(), buffers_kept(self.forward_func):
-            return self.at(tuple(x.unsqueeze(1) for x in self.inputs)).squeeze(1)
+        """f(x), (N,), in the widest dtype of the device; the model is run once for it."""
+        if self._at_inputs is None:
+            with torch.no_grad(), buffers_kept(self.forward_func):
+                self._at_inputs = self.at(tuple(x.unsqueeze(1) for x in self.inputs)).squeeze(1)
+        return self._at_inputs
 
     def losses(
         self, perturbed: Iterable[Tensors], n_samples: int, show_progress: bool = False
@@ -97,8 +106,15 @@ class ExplainedOutput:
         n_examples, n_copies = copies[0].shape[:2]
         arguments = expand_per_example_arguments(n_copies, self.inputs, self._arguments)
         rows = tuple(c.flatten(0, 1) for c in copies)
+
+        def forward(*args: Any) -> Tensor:
+            output = logits_of(self.forward_func(*args))
+            check_rows(output, len(rows[0]))  # before the targets of the examples are looked up
+            return output
+
+        forward.__signature__ = signature_of(self.forward_func)  # type: ignore[attr-defined]
         output = explained_output(
-            self.forward_func, rows, arguments["target"], arguments["additional_forward_args"]
+            forward, rows, arguments["target"], arguments["additional_forward_args"]
         )
         if not bool(torch.isfinite(output).all()):
             raise ValueError(

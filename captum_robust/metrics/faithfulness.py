@@ -9,7 +9,7 @@ import torch
 from captum.metrics import infidelity as captum_infidelity
 from torch import Tensor
 
-from captum_robust._utils.captum import format_inputs, logits_of, signature_of
+from captum_robust._utils.captum import check_rows, explained_output, logits_of, signature_of
 from captum_robust._utils.checks import check_count
 from captum_robust._utils.model_state import buffers_kept
 from captum_robust._utils.outputs import copies_at_once
@@ -91,9 +91,12 @@ def infidelity(
         feature_mask=points.feature_mask,
         multiply_by_inputs=multiply_by_inputs,
     )
+    forward = _once_at(points.inputs, forward_func)
     with buffers_kept(forward_func):
+        with torch.no_grad():  # Captum does not ask whether one number per example is explained.
+            explained_output(forward, points.inputs, target, additional_forward_args)
         values = captum_infidelity(
-            _once_at(points.inputs, forward_func),
+            forward,
             perturb_func,
             points.inputs,
             explained,
@@ -114,13 +117,21 @@ def infidelity(
 
 def _explained_like(attributions: Any, points: Points) -> tuple[Tensor, ...]:
     """The attributions without a graph, if they fit the inputs."""
-    _, tensors = format_inputs(attributions)
+    tensors = attributions if isinstance(attributions, tuple) else (attributions,)
+    strange = [type(a).__name__ for a in tensors if not isinstance(a, Tensor)]
+    if strange:
+        raise TypeError(
+            f"attributions must be a tensor or a tuple of tensors, got {', '.join(strange)}."
+        )
     wanted, given = ([tuple(t.shape) for t in ts] for ts in (points.inputs, tensors))
     if wanted != given:
         raise ValueError(
             f"attributions must have the shapes of inputs, {wanted}, got {given}. Explain the "
             "inputs themselves, not a layer."
         )
+    integer = [a.dtype for a in tensors if not a.is_floating_point()]
+    if integer:
+        raise ValueError(f"attributions must be floating-point, got {integer[0]}; use .float().")
     if not all(bool(torch.isfinite(a).all()) for a in tensors):
         raise ValueError("attributions has NaN or Inf. Find it with torch.isfinite(attributions).")
     return tuple(a.detach() for a in tensors)
@@ -135,6 +146,7 @@ def _once_at(inputs: tuple[Tensor, ...], forward_func: Callable[..., Any]) -> Ca
         if clean and known:
             return known[0]
         output = logits_of(forward_func(*args))
+        check_rows(output, len(args[0]))
         known.extend([output] * clean)
         return output
 
