@@ -158,6 +158,8 @@ def _over_features(
 ) -> Tensor:
     """The primal: one unknown for each feature that moves, a K x K system."""
     moves = squared_scale > 0
+    if sums_to_zero and int(moves.sum()) == 1:
+        return torch.zeros_like(losses[:, :1] * squared_scale)
     scale = squared_scale[moves].sqrt()
     moment, right = design.moment(), design.spread(losses)
     if not bool(moves.all()):
@@ -185,11 +187,19 @@ def _without(direction: Tensor, moment: Tensor, right: Tensor) -> tuple[Tensor, 
     return moment, right - (right @ direction).unsqueeze(1) * direction
 
 
-def solve_normal_equations(moment: Tensor, right: Tensor) -> Tensor:
+def solve_normal_equations(moment: Tensor, right: Tensor, *, warn: bool = True) -> Tensor:
     """Solve M a = r for each row r of (N, K), by Cholesky where M is regular.
 
+    Args:
+        moment: M, (K, K), positive semi-definite.
+        right: (N, K).
+        warn: Whether to say that M is singular, where it is.
+
+    Returns:
+        (N, K), the shortest solution where M is singular.
+
     Warns:
-        UserWarning: M is singular; the result is the shortest solution.
+        UserWarning: M is singular.
     """
     tiny, eps = torch.finfo(moment.dtype).tiny, torch.finfo(moment.dtype).eps
     factor, failed = torch.linalg.cholesky_ex(moment)
@@ -197,7 +207,8 @@ def solve_normal_equations(moment: Tensor, right: Tensor) -> Tensor:
     pivots = factor.diagonal().square() / moment.diagonal().clamp(min=tiny)
     if not bool(failed) and bool((pivots > 10 * len(moment) * eps).all()):
         return torch.cholesky_solve(right.T, factor).T
-    warnings.warn(_SINGULAR, UserWarning, stacklevel=2)
+    if warn:
+        warnings.warn(_SINGULAR, UserWarning, stacklevel=2)
     return right @ torch.linalg.pinv(moment, hermitian=True)
 
 
@@ -229,7 +240,10 @@ def _over_samples(
     row_sums = design.sums(squared_scale) if sums_to_zero else torch.zeros_like(gram[0])
     whole = squared_scale.sum()
     gram = gram - row_sums * row_sums.unsqueeze(1) / whole
-    solved = solve_normal_equations(gram, losses) if exact else _leave_one_out(gram, losses)
+    if exact:  # Fewer equations than unknowns: that there are many solutions is no news.
+        solved = solve_normal_equations(gram, losses, warn=False)
+    else:
+        solved = _leave_one_out(gram, losses)
     return design.spread(solved) - (solved @ row_sums).unsqueeze(1) / whole
 
 
@@ -253,5 +267,5 @@ def _leave_one_out(gram: Tensor, losses: Tensor) -> Tensor:
 
 
 def _ridges(eigenvalues: Tensor) -> Tensor:
-    tiny = torch.finfo(eigenvalues.dtype).tiny
-    return _RIDGES.to(eigenvalues) * eigenvalues.mean().clamp(min=tiny)
+    mean = eigenvalues.mean()
+    return _RIDGES.to(eigenvalues) * torch.where(mean > 0, mean, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -236,8 +237,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def draws_noise(attribution: Any) -> bool:
-    """Whether ``attribution``, or what it wraps, is a KernelSmoothing."""
-    return isinstance(attribution, KernelSmoothing) or (
+    """Whether ``attribution``, or what it wraps, takes a generator to draw from."""
+    attribute = getattr(attribution, "attribute", None)
+    return (attribute is not None and "generator" in signature(attribute).parameters) or (
         hasattr(attribution, "attribution_method") and draws_noise(attribution.attribution_method)
     )
 

@@ -82,6 +82,7 @@ class Perturbation(ABC):
             global ones (I itself where x = x0, as in Captum), and x - I.
         """
         shifts = self.shifts(points, n_samples, generator)
+        self._check(shifts, points, n_samples)
         perturbed = tuple(x.unsqueeze(1) - i for x, i in zip(points.inputs, shifts, strict=True))
         if self._in_global_form(multiply_by_inputs):
             differences = [torch.where(d == 0, 1.0, d).unsqueeze(1) for d in points.differences]
@@ -144,7 +145,7 @@ class Perturbation(ABC):
             n_copies = 1
             if n_examples is not None:
                 n_copies = copies_of(n_examples, len(rows[0]))
-                rows = tuple(x[::n_copies] for x in rows)
+                rows = tuple(x[::n_copies].clone() for x in rows)
                 baselines = first_copies(baselines, n_copies, n_examples)
             points = Points.of(rows, baselines, feature_mask)
             if n_examples is None or stream is None or not stream.points.same_as(points):
@@ -154,6 +155,16 @@ class Perturbation(ABC):
             return (multipliers, perturbed) if is_tuple else (multipliers[0], perturbed[0])
 
         return perturb
+
+    def _check(self, shifts: Any, points: Points, n_samples: int) -> None:
+        wanted = [(len(points), n_samples, *x.shape[1:]) for x in points.inputs]
+        is_tuple = isinstance(shifts, (tuple, list))
+        given = [tuple(i.shape) for i in shifts] if is_tuple else type(shifts).__name__
+        if given != wanted:
+            raise ValueError(
+                f"shifts of {type(self).__name__} must be a tuple of tensors of the shapes "
+                f"{wanted}, one per input, got {given}."
+            )
 
     def _in_global_form(self, multiply_by_inputs: bool | None) -> bool:
         return self.multiplies_by_inputs if multiply_by_inputs is None else multiply_by_inputs

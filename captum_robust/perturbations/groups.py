@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_robust.perturbations.points import Points, Tensors
+from captum_robust.perturbations.points import Points, Tensors, flat
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Groups:
         if points.feature_mask is None:
             return cls(sum(shape.numel() for shape in shapes), None, shapes)
         n_rows = max(len(mask) for mask in points.feature_mask)
-        masks = [mask.flatten(1).expand(n_rows, -1) for mask in points.feature_mask]
+        masks = [flat(mask).expand(n_rows, -1) for mask in points.feature_mask]
         numbers, index = torch.cat(masks, dim=1).unique(return_inverse=True)
         return cls(len(numbers), index, shapes)
 
@@ -70,9 +70,9 @@ class Groups:
 
     def sums(self, features: Tensors) -> Tensor:
         """Sum over the features of each group: from (N, ...) per input to (N, K)."""
-        flat = torch.cat([f.flatten(1) for f in features], dim=1)
+        values = torch.cat([flat(f) for f in features], dim=1)
         if self.index is None:
-            return flat
-        n_rows = max(len(flat), len(self.index))
-        index, flat = self.index.expand(n_rows, -1), flat.expand(n_rows, -1)
-        return flat.new_zeros(n_rows, self.n_groups).scatter_add_(1, index, flat)
+            return values
+        n_rows = max(len(values), len(self.index))
+        index, values = self.index.expand(n_rows, -1), values.expand(n_rows, -1)
+        return values.new_zeros(n_rows, self.n_groups).scatter_add_(1, index, values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import torch
@@ -61,6 +62,9 @@ class Points:
                 f"inputs must be floating-point to be perturbed, got {integer[0]}. Convert them "
                 "with .float(), or explain an embedding."
             )
+        if any(x.numel() == 0 for x in tensors):
+            shapes = [tuple(x.shape) for x in tensors]
+            raise ValueError(f"inputs of shapes {shapes} have no features; leave out such tensors.")
         tensors = tuple(x.detach() for x in tensors)
         given = _one_each("baselines", baselines, len(tensors))
         masks = None
@@ -84,6 +88,11 @@ class Points:
         return len(mine) == len(others) and all(map(torch.equal, mine, others))
 
 
+def flat(tensor: Tensor, start: int = 1) -> Tensor:
+    """Features in one dimension behind ``start`` others, also where an example is one number."""
+    return tensor.reshape(*tensor.shape[:start], -1)
+
+
 def _one_each(name: str, value: Any, n_inputs: int) -> Sequence[Any]:
     values = value if isinstance(value, tuple) else (value,)
     if value is None:
@@ -96,6 +105,11 @@ def _one_each(name: str, value: Any, n_inputs: int) -> Sequence[Any]:
 def _baseline_of(x: Tensor, baseline: Any) -> Tensor:
     if baseline is None:
         baseline = 0.0
+    if not isinstance(baseline, (Tensor, Real)):
+        raise TypeError(
+            f"baselines must be numbers or tensors, got {type(baseline).__name__}; for several "
+            "inputs a tuple of these."
+        )
     if not isinstance(baseline, Tensor):
         baseline = torch.as_tensor(baseline)
     baseline = baseline.detach().to(x)

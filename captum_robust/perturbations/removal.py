@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_robust._utils.randomness import standard_uniform
 from captum_robust.perturbations.base import Perturbation
 from captum_robust.perturbations.groups import Groups
-from captum_robust.perturbations.points import Points, Tensors
+from captum_robust.perturbations.points import Points, Tensors, flat
 
 
 class Removal(Perturbation):
@@ -56,7 +56,7 @@ class Removal(Perturbation):
         moment = self.mask_moment(points)
         if self._in_global_form(multiply_by_inputs):
             return moment.expand(len(points), -1, -1)
-        d = torch.cat([d.flatten(1).double() for d in points.differences], dim=1)
+        d = torch.cat([flat(d).double() for d in points.differences], dim=1)
         return moment * d.unsqueeze(1) * d.unsqueeze(2)
 
 

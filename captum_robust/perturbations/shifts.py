@@ -11,7 +11,7 @@ from captum_robust._utils.captum import format_inputs
 from captum_robust._utils.checks import check_inputs, check_positive
 from captum_robust._utils.randomness import standard_normal
 from captum_robust.perturbations.base import Perturbation
-from captum_robust.perturbations.points import Points, Tensors
+from captum_robust.perturbations.points import Points, Tensors, flat
 
 
 class BaselineShift(Perturbation):
@@ -217,7 +217,7 @@ class CoordinateStep(Perturbation):
 
 
 def _flat(tensors: Any, start: int = 1) -> Tensor:
-    return torch.cat([t.flatten(start).double() for t in tensors], dim=-1)
+    return torch.cat([flat(t, start).double() for t in tensors], dim=-1)
 
 
 def _divisors(points: Points) -> Tensor:

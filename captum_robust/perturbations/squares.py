@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,11 +41,18 @@ class SquareRemoval(Removal):
     """
 
     def __init__(self, sizes: Iterable[int] = range(1, 11)) -> None:
-        self.sizes = sizes if isinstance(sizes, range) else tuple(map(operator.index, sizes))
+        if not isinstance(sizes, Iterable):
+            raise TypeError(
+                f"sizes must be several whole numbers, got {sizes!r}; give range(1, 11), or [5] "
+                "for one."
+            )
+        self.sizes = sizes if isinstance(sizes, range) else tuple(sizes)
         if len(self.sizes) == 0:
             raise ValueError("sizes is empty; give at least one side in pixels.")
         for size in self.sizes:
             check_count(sizes=size)
+        if not isinstance(sizes, range):
+            self.sizes = tuple(map(int, self.sizes))
 
     def grid(self, x: Tensor) -> Grid:
         """All squares of an input (N, ..., H, W)."""
