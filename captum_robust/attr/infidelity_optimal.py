@@ -191,8 +191,10 @@ class NoisyBaseline(InfidelityOptimal):
 
     .. math:: \phi^* = G + \mu\,\frac{D - \mu^\top G}{s^2 + |\mu|^2},
 
-    at the price of ``n_samples`` gradients (default 50), without any matrix. It looks at the model
-    around the baseline; of the input it sees the output and the direction.
+    at the price of ``n_samples`` gradients (default 50), without any matrix. The mean gradient is
+    shrunk by what its own spread says of its error (James and Stein 1961), the more, the fewer the
+    samples are. It looks at the model around the baseline; of the input it sees the output and the
+    direction.
 
     Args:
         forward_func: The model, or any function that calls it; it must have gradients.
