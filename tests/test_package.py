@@ -147,7 +147,14 @@ def test_lower_bounds_are_the_oldest_versions_that_were_tested():
 # --- the pages that people read first
 
 
-@pytest.mark.parametrize("page", ["getting_started.rst", "write_your_own_attack.rst"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "getting_started.rst",
+        "write_your_own_attack.rst",
+        "write_your_own_perturbation.rst",
+    ],
+)
 def test_the_code_on_a_page_of_the_guide_runs(page):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     path = str(ROOT / "docs" / page)

@@ -107,7 +107,7 @@ def optimum(perturbation: Perturbation, problem: Problem) -> Tensors:
 
     losses = problem.losses(perturbed(), n_samples)
     drawn = torch.cat(rows, dim=1).to(losses)
-    _warn_of_unmoved(drawn)
+    _warn_of_unmoved(drawn, problem)
     solved = [
         solve(_Rows(a), d.unsqueeze(0), torch.ones_like(a[0]), exact=False)
         for a, d in zip(drawn, losses, strict=True)
@@ -116,11 +116,13 @@ def optimum(perturbation: Perturbation, problem: Problem) -> Tensors:
     return tuple(p.view(x.shape) for p, x in zip(parts, points.inputs, strict=True))
 
 
-def _warn_of_unmoved(drawn: Tensor) -> None:
-    n_unmoved = int((drawn == 0).all(1).sum())
+def _warn_of_unmoved(drawn: Tensor, problem: Problem) -> None:
+    """Warn of features that never move, but for those that are at their baseline anyway."""
+    differences = torch.cat([d.flatten(1) for d in problem.differences], dim=1)
+    n_unmoved = int(((drawn == 0).all(1) & (differences != 0)).sum())
     if n_unmoved:
         warnings.warn(
-            f"{n_unmoved} of {drawn[:, 0].numel()} features are never moved by the perturbation: "
+            f"{n_unmoved} of {differences.numel()} features are never moved by the perturbation: "
             "their attributions are 0. Give more samples if it can move them.",
             UserWarning,
             stacklevel=5,
@@ -289,7 +291,8 @@ def _means_at_noisy_baselines(perturbation: GaussianBaseline, problem: Problem) 
                     "forward_func has no gradient, which the closed form needs: return a tensor "
                     "with a graph, from a model outside torch.no_grad and torch.inference_mode."
                 )
-            for i, g in enumerate(torch.autograd.grad(outputs.sum(), copies)):
+            found = torch.autograd.grad(outputs.sum(), copies, materialize_grads=True)
+            for i, g in enumerate(found):
                 g = g.to(gradients[i].dtype)
                 gradients[i] += g.sum(1)
                 squares[i] += g.flatten(1).square().sum(1)
