@@ -145,10 +145,9 @@ class Neighbours:
         wanted = [tuple(x.shape) for x in repeated]
         given = repeated if len(repeated) > 1 else repeated[0]
         assert self._perturb is not None
-        # Captum's rule: who takes more than the inputs takes the radius.
-        takes_radius = len(inspect.signature(self._perturb).parameters) > 1
+        arguments = (given, self._radius) if _takes_two(self._perturb) else (given,)
         with torch.no_grad():
-            result = self._perturb(given, self._radius) if takes_radius else self._perturb(given)
+            result = self._perturb(*arguments)
         points = result if isinstance(result, tuple) else (result,)
         got = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in points]
         if got != wanted:
@@ -287,6 +286,14 @@ def check_floating_inputs(inputs: Tensors) -> None:
             f"inputs must be floating-point to be perturbed, got {integer[0]}. Convert them with "
             ".float(), or measure the explanation of an embedding."
         )
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Captum's rule for a ``perturb_func``: who takes more than the inputs takes the radius."""
+    try:
+        return len(inspect.signature(function).parameters) > 1
+    except ValueError:  # built-in functions have none
+        return False
 
 
 def _checked_explanation(result: Any, n_rows: int) -> Tensors:

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from captum_robust.metrics._perturbed import Neighbourhood, Tensors, progress, result_dtype, rows
 
+# Beyond these, squares and their sums may not be numbers of single precision.
+_USUAL = (1e-12, 1e12)
+
 
 def sensitivity_max(
     explanation_func: Any,
@@ -73,6 +76,8 @@ def sensitivity_max(
     )  # fmt: skip
     if normalize:
         _warn_of_zeros(hood.clean)
+    scale = _scale(hood.clean)
+    clean = tuple(_divided(c, scale) for c in hood.clean)
     with progress(n_perturb_samples, show_progress, "sensitivity_max") as bar:
 
         def explain(points: Tensors) -> Tensors:
@@ -81,20 +86,23 @@ def sensitivity_max(
             Without ``normalize``, explanations are measured from the clean one, which is zero then.
             """
             if points is hood.inputs:
-                return hood.clean if normalize else tuple(map(torch.zeros_like, hood.clean))
+                return clean if normalize else tuple(map(torch.zeros_like, clean))
             copies = len(points[0]) // len(hood.inputs[0])
-            explanations = hood.explain(points, copies)
+            scales = scale.repeat_interleave(copies)
+            explanations = tuple(_divided(e, scales) for e in hood.explain(points, copies))
             bar.update(copies)
             if normalize:
                 return explanations
-            clean = (c.repeat_interleave(copies, dim=0) for c in hood.clean)
-            return tuple(map(torch.sub, explanations, clean))
+            return tuple(
+                e - c.repeat_interleave(copies, dim=0)
+                for e, c in zip(explanations, clean, strict=True)
+            )
 
         def perturb(copies_of_inputs: Tensor | Tensors) -> Tensors:
             first = copies_of_inputs[0] if len(hood.inputs) > 1 else copies_of_inputs
             return hood.neighbours.draw(len(first) // len(hood.inputs[0]))
 
-        return captum_metrics.sensitivity_max(
+        largest = captum_metrics.sensitivity_max(
             explain,
             hood.inputs,
             perturb,
@@ -103,6 +111,7 @@ def sensitivity_max(
             norm_ord,
             hood.copies_at_once * len(hood.inputs[0]),
         )
+    return largest if normalize else largest * scale.to(largest)
 
 
 def sensitivity_lipschitz(
@@ -163,6 +172,21 @@ def sensitivity_lipschitz(
         ratio = change / torch.where(distance > 0, distance, torch.inf).to(change)
         largest = torch.maximum(largest, ratio.amax(1))
     return largest.to(result_dtype(hood.clean))
+
+
+def _scale(clean: Tensors) -> Tensor:
+    """A power of two, (N,), to divide explanations by whose squares leave the range of numbers.
+
+    It changes no digit of a quotient of norms; 1 for explanations of usual size.
+    """
+    peak = torch.stack([c.abs().flatten(1).amax(1) for c in clean]).amax(0)
+    unusual = (peak > 0) & ((peak < _USUAL[0]) | (peak > _USUAL[1]))
+    _, exponent = torch.frexp(peak)
+    return torch.where(unusual, torch.ldexp(torch.ones_like(peak), exponent), 1)
+
+
+def _divided(explanation: Tensor, scale: Tensor) -> Tensor:
+    return explanation / scale.to(explanation).view(-1, *[1] * (explanation.dim() - 1))
 
 
 def _check_norm(norm_ord: Any) -> None:

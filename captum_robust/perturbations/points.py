@@ -111,7 +111,7 @@ def _baseline_of(x: Tensor, baseline: Any) -> Tensor:
             "inputs a tuple of these."
         )
     if not isinstance(baseline, Tensor):
-        baseline = torch.as_tensor(baseline)
+        baseline = torch.as_tensor(baseline, dtype=x.dtype)
     baseline = baseline.detach().to(x)
     if not bool(torch.isfinite(baseline).all()):
         raise ValueError("baselines has NaN or Inf. Find it with torch.isfinite(baselines).")

@@ -110,7 +110,9 @@ def _mnist_wide(args: Namespace) -> nn.Module:
 
 def _cifar10(args: Namespace) -> nn.Module:
     data, model = cifar10(args.data_root, True), picture_cnn(10, width=32)
-    return fit(model, *data, epochs=10, augment=mirrored_and_moved, device=args.device)
+    return fit(
+        model, *data, epochs=8, weight_decay=1e-2, augment=mirrored_and_moved, device=args.device
+    )
 
 
 def _captions(args: Namespace, noise: float | None, epochs: int) -> nn.Module:
