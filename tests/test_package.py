@@ -15,7 +15,7 @@ import pytest
 import captum_robust
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("attacks", "attr", "metrics", "visualization", "zoo")
+ROOMS = ("attacks", "attr", "metrics", "perturbations", "visualization", "zoo")
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree"
