@@ -7,7 +7,12 @@ Shared by :func:`captum_robust.metrics.infidelity` and
 
 from captum_robust.perturbations.base import Perturbation
 from captum_robust.perturbations.points import Points
-from captum_robust.perturbations.removal import FeatureRemoval, Removal, ShapleyRemoval
+from captum_robust.perturbations.removal import (
+    FeatureRemoval,
+    GroupRemoval,
+    Removal,
+    ShapleyRemoval,
+)
 from captum_robust.perturbations.shifts import (
     BaselineShift,
     CoordinateStep,
@@ -21,6 +26,7 @@ __all__ = [
     "CoordinateStep",
     "FeatureRemoval",
     "GaussianBaseline",
+    "GroupRemoval",
     "Perturbation",
     "Points",
     "Removal",
