@@ -1,0 +1,121 @@
+"""Infidelity against its definition, Captum's numbers, and every way of cutting the work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from captum.metrics import infidelity as captum_infidelity
+
+from captum_robust.metrics import infidelity
+from captum_robust.perturbations import (
+    BaselineShift,
+    CoordinateStep,
+    FeatureRemoval,
+    GaussianBaseline,
+    Points,
+    ShapleyRemoval,
+    SquareRemoval,
+)
+
+PERTURBATIONS = [
+    BaselineShift(), CoordinateStep(0.5), FeatureRemoval(), GaussianBaseline(0.3),
+    ShapleyRemoval(), SquareRemoval([1, 2]),
+]  # fmt: skip
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def model(x):
+    rows = x.flatten(1)
+    return torch.stack([rows.sin().sum(1), (rows.square() * rows.roll(1, 1)).sum(1)], dim=1)
+
+
+def images(n=3, dtype=torch.float64):
+    return torch.randn(n, 1, 4, 4, generator=rng(1), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=repr)
+@pytest.mark.parametrize("multiply_by_inputs", [None, False, True])
+def test_the_definition(perturbation, multiply_by_inputs):
+    x, phi, n = images(), images().cos(), 40
+    got = infidelity(
+        model, perturbation, x, phi, 0.2, 1, n_perturb_samples=n, generator=rng(),
+        multiply_by_inputs=multiply_by_inputs,
+    )  # fmt: skip
+    block = 2**18 // x.numel()  # what one draw of the stream holds
+    points = Points.of(x, 0.2)
+    drawn, perturbed = perturbation.sample(points, block, rng(), multiply_by_inputs)
+    want = torch.zeros(3, dtype=torch.float64)
+    for i in range(3):
+        for j in range(n):
+            loss = model(x[i : i + 1])[0, 1] - model(perturbed[0][i, j : j + 1])[0, 1]
+            want[i] += ((drawn[0][i, j] * phi[i]).sum() - loss) ** 2 / n
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=repr)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_captums_numbers_on_the_same_draws(perturbation, normalize):
+    x, phi = images(dtype=torch.float32), images(dtype=torch.float32).cos()
+    settings = {"target": 1, "n_perturb_samples": 20, "normalize": normalize}
+    got = infidelity(model, perturbation, x, phi, generator=rng(), **settings)
+    perturb_func = perturbation.perturb_func(rng(), n_examples=3)
+    assert torch.equal(got, captum_infidelity(model, perturb_func, x, phi, **settings))
+
+
+@pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=repr)
+def test_the_cut_into_batches_does_not_count(perturbation):
+    x, phi = images(), images().cos()
+    values = [
+        infidelity(
+            model, perturbation, x, phi, target=0, n_perturb_samples=21, generator=rng(),
+            max_examples_per_batch=size,
+        )
+        for size in (None, 3, 6, 63)
+    ]  # fmt: skip
+    for value in values[1:]:
+        torch.testing.assert_close(value, values[0])
+
+
+def test_one_perturb_func_serves_other_inputs():
+    x, perturb = images(), GaussianBaseline(0.3).perturb_func(rng(), n_examples=3)
+    perturb(x)
+    shifts, perturbed = perturb(x + 7)
+    torch.testing.assert_close(shifts + perturbed, x + 7)
+
+
+def test_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    infidelity(model, GaussianBaseline(), images(), images(), target=0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attributions": torch.zeros(3, 16)}, "attributions must have the shapes"),
+        ({"attributions": images() * torch.nan}, "attributions has NaN"),
+        ({"inputs": images() * torch.inf}, "inputs has NaN or Inf"),
+        ({"inputs": images()[:0]}, "inputs is empty"),
+        ({"baselines": torch.zeros(2, 1, 4, 4)}, "baselines has shape"),
+        ({"feature_mask": torch.zeros(1, 1, 4, 4)}, "feature_mask must be an integer"),
+        ({"n_perturb_samples": 0}, "n_perturb_samples must be at least 1"),
+        ({"max_examples_per_batch": 0}, "max_examples_per_batch must be at least 1"),
+        ({"forward_func": lambda x: model(x) * torch.nan}, "NaN or Inf"),
+    ],
+    ids=str,
+)
+def test_bad_input(change, message):
+    arguments = {
+        "forward_func": model, "perturbation": FeatureRemoval(), "inputs": images(),
+        "attributions": images(), "target": 1,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        infidelity(**(arguments | change))
+
+
+def test_a_function_is_no_perturbation():
+    with pytest.raises(TypeError, match=r"captum\.metrics\.infidelity"):
+        infidelity(model, lambda x: (x, x), images(), images(), target=1)
