@@ -12,7 +12,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("attacks", "attr", "metrics", "perturbations", "visualization", "zoo")
+_ROOMS = ("attacks", "attr", "metrics", "perturbations", "training", "visualization", "zoo")
 
 __all__ = ["__version__", *_ROOMS]
 

@@ -1,0 +1,46 @@
+"""Models whose explanations resist manipulation: ATEX, and the trainers it is compared with.
+
+:class:`ATEXTrainer` is the one to begin with. :class:`Trainer` is the loop beneath it, which takes
+any objective: :class:`Distillation`, :class:`CrossEntropy` (with :class:`SoftplusNetwork` the
+paper's baseline), :class:`GradientPenalty` (the naive solution), :class:`AdversarialExamples`
+(adversarial training on predictions), or a function of yours. Needs the extra ``training``:
+``pip install "captum_robust[training]"``.
+"""
+
+from captum_robust.training.atex import ATEX, ATEXTrainer, points_across, points_along
+from captum_robust.training.batch import Batch, Draws
+from captum_robust.training.callbacks import EarlyStopping
+from captum_robust.training.checkpoints import Checkpoints
+from captum_robust.training.directions import SmoothGradDirections
+from captum_robust.training.measures import CosineStability
+from captum_robust.training.objectives import (
+    AdversarialExamples,
+    CrossEntropy,
+    Distillation,
+    GradientPenalty,
+    Objective,
+    distillation_loss,
+)
+from captum_robust.training.softplus import SoftplusNetwork
+from captum_robust.training.trainer import Trainer
+
+__all__ = [
+    "ATEX",
+    "ATEXTrainer",
+    "AdversarialExamples",
+    "Batch",
+    "Checkpoints",
+    "CosineStability",
+    "CrossEntropy",
+    "Distillation",
+    "Draws",
+    "EarlyStopping",
+    "GradientPenalty",
+    "Objective",
+    "SmoothGradDirections",
+    "SoftplusNetwork",
+    "Trainer",
+    "distillation_loss",
+    "points_across",
+    "points_along",
+]

@@ -1,0 +1,120 @@
+"""The direction of an explanation: SmoothGrad of the frozen model, computed once for an example."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from captum.attr import Saliency
+from torch import Tensor, nn
+
+from captum_robust._utils.captum import logits_of
+from captum_robust._utils.checks import check_count, check_positive
+from captum_robust.attr import KernelSmoothing
+from captum_robust.training.batch import Batch
+
+# Noisy copies of a batch in one pass: no more memory than a training step on a few samples takes.
+_COPIES_AT_ONCE = 4
+
+
+class SmoothGradDirections:
+    r"""SmoothGrad of the predicted class, :math:`\phi(f, x)`, kept for inputs that come again.
+
+    An example whose input is seen again bit for bit gets the same direction, without a pass of the
+    model: in every step that a batch is used for, and in later epochs. Augmented inputs never come
+    again, so for them only the former holds.
+
+    Args:
+        n_samples: Noisy copies of each example.
+        stdev: Standard deviation of the noise, in units of the inputs.
+        kept_bytes: Memory for directions kept from epoch to epoch; what does not fit is computed
+            anew. They travel with checkpoints. 0 keeps the current batch only.
+
+    Raises:
+        ValueError, TypeError: A count below one, a ``stdev`` that is not positive and finite, or
+            negative ``kept_bytes``.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust.training.batch import Batch, Draws
+        >>> model = torch.nn.Linear(3, 1)
+        >>> batch = Batch(torch.rand(2, 3), None, Draws(seed=0))
+        >>> directions = SmoothGradDirections(n_samples=4)(model, batch)
+        >>> torch.allclose(directions, model.weight.expand(2, 3))  # a linear model's gradient
+        True
+    """
+
+    def __init__(self, n_samples: int = 10, stdev: float = 0.2, kept_bytes: int = 2**28) -> None:
+        check_count(n_samples=n_samples)
+        check_positive(stdev=stdev)
+        if kept_bytes < 0:
+            raise ValueError(f"kept_bytes must be 0 or more, got {kept_bytes}.")
+        self.n_samples, self.stdev, self.kept_bytes = n_samples, stdev, kept_bytes
+        self._kept: dict[bytes, Tensor] = {}
+        self._size = 0
+        self._current: tuple[int, Tensor] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n_samples={self.n_samples}, stdev={self.stdev})"
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Directions of the inputs' shape, without a graph."""
+        if self._current is None or self._current[0] != batch.number:
+            self._current = batch.number, self._of(model, batch)
+        return self._current[1]
+
+    def _of(self, model: nn.Module, batch: Batch) -> Tensor:
+        keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in _bytes(batch.inputs)]
+        unknown = [i for i, key in enumerate(keys) if key not in self._kept]
+        directions = torch.empty_like(batch.inputs)
+        for i, key in enumerate(keys):
+            if key in self._kept:
+                directions[i] = self._kept[key]
+        if unknown:
+            directions[unknown] = self._compute(model, batch, unknown)
+            for i in unknown:
+                self._keep(keys[i], directions[i])
+        return directions
+
+    def _keep(self, key: bytes, direction: Tensor) -> None:
+        size = direction.numel() * direction.element_size()
+        if key not in self._kept and self._size + size <= self.kept_bytes:
+            self._kept[key] = direction.cpu().clone()
+            self._size += size
+
+    def _compute(self, model: nn.Module, batch: Batch, rows: list[int]) -> Tensor:
+        draws = batch.batch_draws or batch.draws
+
+        def noise(like: Tensor, _: torch.Generator) -> Tensor:
+            # Drawn for the whole batch: it does not depend on what is known of the others.
+            return draws.normal(batch.inputs, *like.shape[1:])[rows]
+
+        inputs = batch.inputs[rows]
+        with torch.autocast(inputs.device.type, enabled=False):
+            with torch.no_grad():
+                predicted = logits_of(model(inputs)).argmax(1)
+            return KernelSmoothing(Saliency(model)).attribute(
+                inputs, kernel=noise, radius=self.stdev, n_samples=self.n_samples,
+                internal_batch_size=_COPIES_AT_ONCE * len(inputs), target=predicted, abs=False,
+            )  # fmt: skip
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs to go on in the same way."""
+        return {
+            "keys": [key.hex() for key in self._kept],
+            "directions": torch.stack(list(self._kept.values())) if self._kept else None,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        directions = state["directions"]
+        keys = [bytes.fromhex(key) for key in state["keys"]]
+        self._kept = dict(zip(keys, () if directions is None else directions, strict=True))
+        self._size = 0 if directions is None else directions.numel() * directions.element_size()
+        self._current = None
+
+
+def _bytes(inputs: Tensor) -> np.ndarray:
+    """The bits of each example, a row of bytes."""
+    return inputs.detach().flatten(1).contiguous().view(torch.uint8).cpu().numpy()

@@ -1,0 +1,166 @@
+"""Where a training step runs: devices, processes and precision, by Hugging Face accelerate."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from captum_robust.training.batch import Draws, derived_seed
+
+
+class Engine:
+    """An accelerator, with the randomness of a run around it.
+
+    Args:
+        accelerator: The user's, or None for one with accelerate's defaults, which
+            ``accelerate launch`` and ``torchrun`` configure.
+        seed: Seed of the run.
+
+    Raises:
+        ImportError: accelerate is not installed.
+    """
+
+    def __init__(self, accelerator: Any, seed: int) -> None:
+        try:
+            from accelerate import Accelerator
+            from accelerate.utils import DataLoaderConfiguration
+        except ImportError as error:
+            raise ImportError(
+                "training needs accelerate: pip install 'captum_robust[training]'"
+            ) from error
+        if accelerator is None:
+            order = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed)
+            accelerator = Accelerator(dataloader_config=order)
+        self.accelerator, self.seed = accelerator, seed
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and shows."""
+        return self.accelerator.is_main_process
+
+    @property
+    def n_processes(self) -> int:
+        """How many processes share each step."""
+        return self.accelerator.num_processes
+
+    def loader(self, loader: Iterable) -> Iterable:
+        """A DataLoader that gives this process its share, on its device.
+
+        Raises:
+            TypeError: Several processes are to share what is no DataLoader.
+        """
+        if isinstance(loader, DataLoader):
+            return self.accelerator.prepare_data_loader(loader)
+        if self.n_processes > 1:
+            raise TypeError(
+                f"loader must be a DataLoader to be shared by {self.n_processes} processes, got "
+                f"{type(loader).__name__}."
+            )
+        return loader
+
+    def draws(self, kind: str, number: int) -> Draws:
+        """The random numbers of a step or batch."""
+        seed = derived_seed(self.seed, kind, number)
+        return Draws(seed, self.device, self.accelerator.process_index, self.n_processes)
+
+    def seed_step(self, number: int) -> None:
+        """Seed what a forward pass draws globally, such as dropout, for one step."""
+        torch.manual_seed(derived_seed(self.seed, "model", number, self.accelerator.process_index))
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Mean over the processes."""
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        return dict(zip(values, self.accelerator.reduce(stacked, "mean").tolist(), strict=True))
+
+    def batches(self, loader: Any, epoch: int) -> Iterator[Any]:
+        """What the loader yields in an epoch: a function of seed and epoch, augmentation included.
+
+        Its random numbers are a stream apart from those of the model. So an interrupted epoch can
+        be read again up to any batch, whatever the sampler and the data set do.
+        """
+        seed = derived_seed(self.seed, "data", epoch)
+        stream = _Stream(seed)
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)
+        for generator in _generators_of(loader):
+            generator.manual_seed(seed)
+        with stream.current():
+            iterator = iter(loader)
+        while True:
+            with stream.current():
+                try:
+                    loaded = next(iterator)
+                except StopIteration:
+                    return
+            yield loaded
+
+    @contextmanager
+    def prepared(self, model: nn.Module, optimizer: Any) -> Iterator[tuple[nn.Module, Any]]:
+        """Model and optimiser as the accelerator runs them; the model is unwrapped at the end."""
+        wrapped, stepper = self.accelerator.prepare(model, optimizer)
+        try:
+            yield wrapped, stepper
+        finally:
+            self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+
+
+@contextmanager
+def randomness_kept(device: torch.device, loader: Any) -> Iterator[None]:
+    """Put back the global random states, and those of the loader's generators."""
+    generators = [(g, g.get_state()) for g in _generators_of(loader)]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    others = [] if device.type == "cpu" else range(getattr(torch, device.type).device_count())
+    kind = "cuda" if device.type == "cpu" else device.type
+    try:
+        with torch.random.fork_rng(devices=others, device_type=kind):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for generator, state in generators:
+            generator.set_state(state)
+
+
+class _Stream:
+    """Global random states of its own, put in place for as long as a block runs."""
+
+    def __init__(self, seed: int) -> None:
+        self._torch = torch.Generator().manual_seed(seed).get_state()
+        self._python = random.Random(seed).getstate()
+        self._numpy = np.random.RandomState(seed % 2**32).get_state()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        others = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+        _set(self._torch, self._python, self._numpy)
+        try:
+            yield
+        finally:
+            self._torch, self._python = torch.get_rng_state(), random.getstate()
+            self._numpy = np.random.get_state()  # noqa: NPY002
+            _set(*others)
+
+
+def _set(torch_state: Tensor, python: Any, numpy: Any) -> None:
+    torch.set_rng_state(torch_state)
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators of a loader and its sampler, each once."""
+    holders = (loader, getattr(loader, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())

@@ -1,0 +1,60 @@
+"""What is measured of a model in training, one value per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captum_robust._utils.captum import compute_gradients, logits_of
+from captum_robust._utils.checks import check_count, check_positive
+
+Measure = Callable[[nn.Module, Tensor, "Tensor | None"], Tensor]
+"""From model, inputs and labels to one value per example."""
+
+
+class CosineStability:
+    r"""How well the gradient keeps its direction in a small ball: 1 is perfect.
+
+    .. math:: \min_j \cos\angle\big(\phi(g, x + d_j),\ \phi(g, x)\big)
+
+    over points drawn uniformly in the L-inf ball. A scale costs nothing, as in Definition 1 of
+    Tang et al. (2021). It is cheap and says nothing of an attack; hand the trainer
+    ``measures={"name": function}`` for one that does.
+
+    Args:
+        radius: Radius of the ball, in units of the inputs.
+        n_samples: Points for each example.
+        seed: The points are the same in every call.
+
+    Example:
+        >>> import torch
+        >>> CosineStability()(torch.nn.Linear(4, 2), torch.rand(3, 4), None)
+        tensor([1., 1., 1.])
+    """
+
+    def __init__(self, radius: float = 0.05, n_samples: int = 4, seed: int = 0) -> None:
+        check_positive(radius=radius)
+        check_count(n_samples=n_samples)
+        self.radius, self.n_samples, self.seed = radius, n_samples, seed
+
+    def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor | None) -> Tensor:
+        """(N,), between -1 and 1; of the class that the model predicts."""
+        with torch.no_grad():
+            predicted = logits_of(model(inputs)).argmax(1)
+        generator = torch.Generator(inputs.device).manual_seed(self.seed)
+
+        def gradient(x: Tensor) -> Tensor:
+            ready = x.detach().requires_grad_()
+            return compute_gradients(model, (ready,), predicted)[0].flatten(1)
+
+        clean, cosines = gradient(inputs), []
+        for _ in range(self.n_samples):
+            noise = torch.rand(
+                inputs.shape, generator=generator, device=inputs.device, dtype=inputs.dtype
+            )
+            moved = gradient(inputs + self.radius * (2 * noise - 1))
+            cosines.append(F.cosine_similarity(moved, clean, dim=1))
+        return torch.stack(cosines).amin(0).clamp(-1, 1)

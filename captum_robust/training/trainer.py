@@ -1,0 +1,450 @@
+"""The one loop of every training: a student, its frozen teacher, and an objective."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from captum_robust._utils.captum import logits_of
+from captum_robust._utils.checks import check_count
+from captum_robust.training.batch import Batch, unpack
+from captum_robust.training.callbacks import Callback, Row
+from captum_robust.training.checkpoints import Checkpoints
+from captum_robust.training.engine import Engine, randomness_kept
+from captum_robust.training.measures import CosineStability, Measure
+from captum_robust.training.objectives import Objective
+
+_NORMALIZATION = (nn.modules.batchnorm._NormBase,)
+
+
+@dataclass
+class _Place:
+    """How far a run has come; what of it is a number, in the order in which it is counted."""
+
+    epoch: int = 0
+    batch: int = 0  # of the epoch
+    repeat: int = 0  # of the batch
+    step: int = 0
+    update: int = 0  # of the weights; fewer than steps where gradients are accumulated
+    stopped: bool = False
+    sums: dict[str, float] = field(default_factory=dict)  # of the epoch's losses
+
+
+class Trainer:
+    r"""Train a copy of a model on an objective; the model itself stays as it is.
+
+    The copy, ``trainer.model``, is the student. A second, frozen copy is the teacher, which
+    objectives such as :class:`ATEX` imitate. The loop runs on Hugging Face accelerate: started with
+    ``accelerate launch`` or ``torchrun`` it uses many devices unchanged.
+
+    All randomness follows from ``seed``: the order of a shuffled DataLoader, its augmentation,
+    dropout, and what the objective draws. The global random state is as before.
+
+    Args:
+        model: Gives logits (N, classes), or an object with ``.logits``.
+        objective: What to minimise.
+        optimizer: Over ``model.parameters()``, it is copied with the model; or a function from
+            parameters to an optimiser; None: ``Adam(lr=1.5e-3)``, as in the published code.
+        scheduler: A function from the optimiser to a learning rate schedule, one step an update.
+        steps_per_batch: How many steps a batch is used for, with new draws in each.
+        seed: Of all randomness.
+        measures: Functions ``(model, inputs, labels) -> (N,)`` by name, for :meth:`evaluate`;
+            None: ``{"stability": CosineStability()}``.
+        accelerator: An ``accelerate.Accelerator`` of yours, for mixed precision or gradient
+            accumulation; None: one with its defaults.
+
+    Raises:
+        TypeError: ``model`` is no module, or an argument is of the wrong kind.
+        ValueError: The model is in half precision, or has nothing to train.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust.training import Distillation, Trainer
+        >>> inputs = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+        >>> trainer = Trainer(torch.nn.Linear(4, 3), Distillation(temperature=2.0))
+        >>> history = trainer.fit([inputs], epochs=30, show_progress=False)
+        >>> history[0]["distillation"] > history[-1]["distillation"]
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Any = None,
+        *,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        steps_per_batch: int = 1,
+        seed: int = 0,
+        measures: Mapping[str, Measure] | None = None,
+        accelerator: Any = None,
+    ) -> None:
+        _check_model(model)
+        check_count(steps_per_batch=steps_per_batch)
+        self.objective, self.steps_per_batch, self.seed = objective, steps_per_batch, seed
+        self.measures = {"stability": CosineStability()} if measures is None else dict(measures)
+        self.model, self.optimizer = _copied(model, optimizer)
+        self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        self.scheduler = None if scheduler is None else scheduler(self.optimizer)
+        self.history: list[Row] = []
+        self._accelerator, self._place = accelerator, _Place()
+        self._still = _still_modules(model)
+
+    def fit(
+        self,
+        loader: Iterable,
+        epochs: int,
+        *,
+        validation: Iterable | None = None,
+        callbacks: Sequence[Callback] = (),
+        checkpoints: Checkpoints | str | PathLike[str] | None = None,
+        show_progress: bool = True,
+    ) -> list[Row]:
+        """Train until ``epochs`` epochs are done in all, those of earlier calls included.
+
+        Args:
+            loader: Yields inputs or (inputs, labels, ...), a ``DataLoader`` as a rule.
+            epochs: Passes over the loader.
+            validation: A loader for :meth:`evaluate` after each epoch.
+            callbacks: Called with the trainer and the record of each epoch; a true value ends the
+                training. See :class:`EarlyStopping`.
+            checkpoints: A folder, or :class:`Checkpoints`. If it holds a checkpoint, the run goes
+                on from there; on one process of a CPU the weights become bit-equal to those of a
+                run that was never interrupted. The batches of the epoch so far are read again.
+            show_progress: Whether to show a bar.
+
+        Returns:
+            The record of each epoch: ``epoch``, ``updates``, the mean of every part of the loss,
+            and what :meth:`evaluate` gives, with ``val_`` before its name.
+
+        Raises:
+            ValueError: The loader yields nothing; the loss became NaN or Inf (the weights are those
+                before that step); a checkpoint is damaged or of another run; second derivatives
+                are asked of several processes.
+            OSError: A checkpoint cannot be written; the one before it stays.
+        """
+        check_count(epochs=epochs)
+        if isinstance(checkpoints, (str, PathLike)):
+            checkpoints = Checkpoints(checkpoints)
+        engine = Engine(self._accelerator, self.seed)
+        if engine.n_processes > 1 and self.objective.second_order:
+            raise ValueError(
+                f"{type(self.objective).__name__} needs second derivatives, which distributed "
+                "training gets wrong or refuses. Train it on one process."
+            )
+        prepared = engine.loader(loader)
+        with randomness_kept(engine.device, prepared):
+            if checkpoints is not None and self._place.step == 0:
+                self._resume(checkpoints, callbacks)
+            self.teacher.to(engine.device)
+            with engine.prepared(self.model, self.optimizer) as (student, optimizer):
+                loop = _Loop(self, engine, student, optimizer, callbacks, checkpoints)
+                loop.run(prepared, epochs, validation, show_progress)
+        return self.history
+
+    def evaluate(
+        self, loader: Iterable, measures: Mapping[str, Measure] | None = None
+    ) -> dict[str, float]:
+        """Mean over the examples of a loader, for the student in evaluation mode.
+
+        Args:
+            loader: As for :meth:`fit`.
+            measures: In place of those of the trainer.
+
+        Returns:
+            ``accuracy`` (if there are labels) and ``agreement`` with the teacher's classes, in
+            0 to 1, and each measure.
+
+        Raises:
+            ValueError: The loader yields nothing.
+        """
+        engine = Engine(self._accelerator, self.seed)
+        self.teacher.to(engine.device)
+        self.model.to(engine.device)
+        return self._evaluate(engine, loader, self.measures if measures is None else measures)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the student's weights and buffers, on the CPU."""
+        return {name: w.detach().cpu().clone() for name, w in self.model.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put weights and buffers into the student."""
+        self.model.load_state_dict(dict(weights))
+
+    @torch.no_grad()
+    def _evaluate(
+        self, engine: Engine, loader: Iterable, measures: Mapping[str, Measure]
+    ) -> dict[str, float]:
+        columns: dict[str, list[Tensor]] = {}
+        prepared = engine.loader(loader)
+        with randomness_kept(engine.device, prepared), _evaluation(self.model):
+            for loaded in engine.batches(prepared, 0):
+                inputs, labels = unpack(loaded)
+                inputs = inputs.to(engine.device)
+                predicted = logits_of(self.model(inputs)).argmax(1)
+                values = {"agreement": predicted == logits_of(self.teacher(inputs)).argmax(1)}
+                if labels is not None:
+                    labels = labels.to(engine.device)
+                    values["accuracy"] = predicted == labels
+                for name, measure in measures.items():
+                    values[name] = measure(self.model, inputs, labels)
+                for name, value in values.items():
+                    whole = engine.accelerator.gather_for_metrics(value.detach().double())
+                    columns.setdefault(name, []).append(whole)
+        if not columns:
+            raise ValueError("validation: the loader yields nothing to evaluate.")
+        return {name: torch.cat(parts).mean().item() for name, parts in columns.items()}
+
+    def _state(self, callbacks: Sequence[Callback]) -> dict[str, Any]:
+        return {
+            "run": self._settings(),
+            "model": self.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "objective": _state_of(self.objective),
+            "callbacks": [_state_of(callback) for callback in callbacks],
+            "place": asdict(self._place),
+            "history": self.history,
+        }
+
+    def _resume(self, checkpoints: Checkpoints, callbacks: Sequence[Callback]) -> None:
+        state = checkpoints.load()
+        if state is None:
+            return
+        settings = {**self._settings(), "callbacks": len(callbacks)}
+        saved = {**state["run"], "callbacks": len(state["callbacks"])}
+        other = [name for name in settings if settings[name] != saved.get(name)]
+        if other:
+            was = "; ".join(f"{n} was {saved.get(n)}, is {settings[n]}" for n in other)
+            raise ValueError(
+                f"checkpoints: the folder {checkpoints.folder} is that of another run "
+                f"({was:.500}). Choose another folder, or delete this one."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        for holder, held in zip(
+            (self.objective, *callbacks), (state["objective"], *state["callbacks"]), strict=True
+        ):
+            if held is not None:
+                holder.load_state_dict(held)  # type: ignore[attr-defined]
+        self._place, self.history = _Place(**state["place"]), state["history"]
+
+    def _settings(self) -> dict[str, Any]:
+        """What two runs must have in common for one to go on with the other's checkpoint."""
+        return {
+            "objective": re.sub(r" at 0x[0-9a-f]+", "", repr(self.objective)),
+            "optimizer": type(self.optimizer).__name__,
+            "scheduler": type(self.scheduler).__name__,
+            "seed": self.seed,
+            "steps_per_batch": self.steps_per_batch,
+            "weights": {name: list(w.shape) for name, w in self.model.state_dict().items()},
+        }
+
+
+class _Loop:
+    """One call of fit: what it works with, and its steps."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        engine: Engine,
+        student: nn.Module,
+        optimizer: Any,
+        callbacks: Sequence[Callback],
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.trainer, self.engine, self.place = trainer, engine, trainer._place
+        self.student, self.optimizer = student, optimizer
+        self.callbacks, self.checkpoints = callbacks, checkpoints
+        self.bar: Any = None
+
+    def run(
+        self, loader: Any, epochs: int, validation: Iterable | None, show_progress: bool
+    ) -> None:
+        trainer, place = self.trainer, self.place
+        try:
+            length = len(loader) * trainer.steps_per_batch
+        except TypeError:  # an iterable that does not know its length
+            length = None
+        flags = [(module, module.training) for module in trainer.model.modules()]
+        try:
+            with tqdm(
+                total=length and epochs * length,
+                initial=place.step, unit="step", desc=type(trainer).__name__,
+                disable=not (show_progress and self.engine.is_main),
+            ) as self.bar:  # fmt: skip
+                while place.epoch < epochs and not place.stopped:
+                    self._epoch(loader)
+                    self._end_of_epoch(validation)
+        finally:
+            self.optimizer.zero_grad()
+            for module, flag in flags:
+                module.training = flag
+
+    def _epoch(self, loader: Any) -> None:
+        trainer, place, number = self.trainer, self.place, -1
+        trainer.model.train()
+        for module in _named(trainer.model, trainer._still):
+            module.eval()
+        for number, loaded in enumerate(self.engine.batches(loader, place.epoch)):
+            if number < place.batch:
+                continue  # read again after a resumption
+            inputs, labels = unpack(loaded)
+            device = self.engine.device
+            inputs, labels = inputs.to(device), labels if labels is None else labels.to(device)
+            while place.batch == number:
+                self._step(inputs, labels)
+        if number < 0:
+            raise ValueError(
+                f"loader yields nothing in epoch {place.epoch}. Check the data set and drop_last; "
+                "an iterator can be used once, a DataLoader again and again."
+            )
+
+    def _step(self, inputs: Tensor, labels: Tensor | None) -> None:
+        trainer, place, engine = self.trainer, self.place, self.engine
+        number = place.step // trainer.steps_per_batch
+        batch = Batch(
+            inputs, labels, engine.draws("step", place.step), engine.draws("batch", number), number
+        )
+        engine.seed_step(place.step)
+        accelerator = engine.accelerator
+        with accelerator.accumulate(self.student):
+            with accelerator.autocast():
+                parts = trainer.objective(self.student, trainer.teacher, batch)
+            values = engine.mean(parts)
+            self._refuse_nan(values)
+            accelerator.backward(torch.stack(list(parts.values())).sum())
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        whole = accelerator.sync_gradients
+        if whole and trainer.scheduler is not None and not accelerator.optimizer_step_was_skipped:
+            trainer.scheduler.step()
+        for name, value in values.items():
+            place.sums[name] = place.sums.get(name, 0.0) + value
+        place.step += 1
+        place.repeat += 1
+        if place.repeat == trainer.steps_per_batch:
+            place.batch, place.repeat = place.batch + 1, 0
+        self.bar.update()
+        self.bar.set_postfix(values, refresh=False)
+        if whole:
+            place.update += 1
+            if self.checkpoints is not None and place.update % self.checkpoints.every == 0:
+                self._save()
+
+    def _refuse_nan(self, values: dict[str, float]) -> None:
+        if not all(map(math.isfinite, values.values())):
+            found = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise ValueError(
+                f"the loss is not finite at step {self.place.step} ({found}). The weights are "
+                "those before this step. Lower the learning rate, and look for NaN in the inputs."
+            )
+
+    def _end_of_epoch(self, validation: Iterable | None) -> None:
+        trainer, place = self.trainer, self.place
+        steps = place.batch * trainer.steps_per_batch
+        row: Row = {"epoch": place.epoch, "updates": place.update}
+        row |= {name: total / steps for name, total in place.sums.items()}
+        if validation is not None:
+            found = trainer._evaluate(self.engine, validation, trainer.measures)
+            row |= {f"val_{name}": value for name, value in found.items()}
+        trainer.history.append(row)
+        stops = [callback(trainer, row) for callback in self.callbacks]
+        place.epoch, place.batch, place.sums = place.epoch + 1, 0, {}
+        place.stopped = any(stops)
+        if self.checkpoints is not None:
+            self._save()
+
+    def _save(self) -> None:
+        if self.checkpoints is not None and self.engine.is_main:
+            self.checkpoints.save(self.place.step, self.trainer._state(self.callbacks))
+        self.engine.accelerator.wait_for_everyone()
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    half = [n for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+    if half:
+        raise ValueError(
+            f"model is in half precision ({half[0]}), in which small updates of the weights are "
+            "lost. Train model.float(); for speed pass "
+            "accelerator=Accelerator(mixed_precision='bf16')."
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "model has no parameter that requires a gradient, so nothing can be trained. Turn "
+            "them on: model.requires_grad_(True)."
+        )
+
+
+def _copied(model: nn.Module, optimizer: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The student, and its optimiser."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        ours = {id(p) for p in model.parameters()}
+        if any(id(p) not in ours for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError(
+                "optimizer: it holds parameters that are not those of model. Make it from "
+                "model.parameters(), or pass a function: lambda parameters: Adam(parameters)."
+            )
+        return copy.deepcopy((model, optimizer))  # together, so that it holds the copy's weights
+    student = copy.deepcopy(model)
+    learned = [p for p in student.parameters() if p.requires_grad]
+    if optimizer is None:
+        return student, torch.optim.Adam(learned, lr=1.5e-3)
+    if not callable(optimizer):
+        raise TypeError(
+            "optimizer must be an optimiser over model.parameters(), a function from parameters "
+            f"to one, or None; got {type(optimizer).__name__}."
+        )
+    return student, optimizer(learned)
+
+
+def _still_modules(model: nn.Module) -> list[str]:
+    """Names of normalisations that keep their statistics: frozen weights, or alone in evaluation.
+
+    A model that is handed over in evaluation mode as a whole is trained as usual.
+    """
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, _NORMALIZATION):
+            learned = [p.requires_grad for p in module.parameters()]
+            frozen = bool(learned) and not any(learned)
+            if frozen or (model.training and not module.training):
+                names.append(name)
+    return names
+
+
+def _named(model: nn.Module, names: list[str]) -> list[nn.Module]:
+    return [model.get_submodule(name) for name in names]
+
+
+class _evaluation:
+    """Evaluation mode for as long as a block runs, each module's flag kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.flags = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, flag in self.flags:
+            module.training = flag
+
+
+def _state_of(holder: Any) -> dict | None:
+    state = getattr(holder, "state_dict", None)
+    return None if state is None else state()
