@@ -66,14 +66,12 @@ class Batch:
         inputs: (N, ...), floating-point.
         labels: (N,), or None where the loader gives inputs alone.
         draws: Random numbers of this step.
-        batch_draws: Random numbers that all steps on these examples share; None: ``draws``.
-        number: Counts the batches of a run; the steps on the same examples share it.
+        number: Counts the batches of a run; the steps on the same batch share it.
     """
 
     inputs: Tensor
     labels: Tensor | None
     draws: Draws
-    batch_draws: Draws | None = None
     number: int = 0
 
 

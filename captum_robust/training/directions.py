@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import check_count, check_positive
 from captum_robust.attr import KernelSmoothing
-from captum_robust.training.batch import Batch
+from captum_robust.training.batch import Batch, derived_seed
 
 # Noisy copies of a batch in one pass: no more memory than a training step on a few samples takes.
 _COPIES_AT_ONCE = 4
@@ -21,15 +21,16 @@ _COPIES_AT_ONCE = 4
 class SmoothGradDirections:
     r"""SmoothGrad of the predicted class, :math:`\phi(f, x)`, kept for inputs that come again.
 
-    An example whose input is seen again bit for bit gets the same direction, without a pass of the
-    model: in every step that a batch is used for, and in later epochs. Augmented inputs never come
-    again, so for them only the former holds.
+    The noise of an example follows from its input, bit for bit, so the direction is a function of
+    the input alone: the same in every step, epoch and process. It is computed once and kept.
+    Augmented inputs never come again; for them it is kept for the steps on the same batch.
 
     Args:
         n_samples: Noisy copies of each example.
         stdev: Standard deviation of the noise, in units of the inputs.
-        kept_bytes: Memory for directions kept from epoch to epoch; what does not fit is computed
-            anew. They travel with checkpoints. 0 keeps the current batch only.
+        kept_bytes: Memory for directions kept from batch to batch; what does not fit is computed
+            anew. They travel with checkpoints.
+        seed: Of the noise.
 
     Raises:
         ValueError, TypeError: A count below one, a ``stdev`` that is not positive and finite, or
@@ -45,34 +46,40 @@ class SmoothGradDirections:
         True
     """
 
-    def __init__(self, n_samples: int = 10, stdev: float = 0.2, kept_bytes: int = 2**28) -> None:
+    def __init__(
+        self, n_samples: int = 10, stdev: float = 0.2, kept_bytes: int = 2**28, seed: int = 0
+    ) -> None:
         check_count(n_samples=n_samples)
         check_positive(stdev=stdev)
         if kept_bytes < 0:
             raise ValueError(f"kept_bytes must be 0 or more, got {kept_bytes}.")
-        self.n_samples, self.stdev, self.kept_bytes = n_samples, stdev, kept_bytes
+        self.n_samples, self.stdev = n_samples, stdev
+        self.kept_bytes, self.seed = kept_bytes, seed
         self._kept: dict[bytes, Tensor] = {}
         self._size = 0
         self._current: tuple[int, Tensor] | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(n_samples={self.n_samples}, stdev={self.stdev})"
+        return (
+            f"{type(self).__name__}(n_samples={self.n_samples}, stdev={self.stdev}, "
+            f"seed={self.seed})"
+        )
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Directions of the inputs' shape, without a graph."""
         if self._current is None or self._current[0] != batch.number:
-            self._current = batch.number, self._of(model, batch)
+            self._current = batch.number, self._of(model, batch.inputs)
         return self._current[1]
 
-    def _of(self, model: nn.Module, batch: Batch) -> Tensor:
-        keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in _bytes(batch.inputs)]
+    def _of(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in _bytes(inputs)]
+        directions = torch.empty_like(inputs)
         unknown = [i for i, key in enumerate(keys) if key not in self._kept]
-        directions = torch.empty_like(batch.inputs)
-        for i, key in enumerate(keys):
-            if key in self._kept:
-                directions[i] = self._kept[key]
+        for i in set(range(len(keys))).difference(unknown):
+            directions[i] = self._kept[keys[i]]
         if unknown:
-            directions[unknown] = self._compute(model, batch, unknown)
+            new = [keys[i] for i in unknown]
+            directions[unknown] = self._compute(model, inputs[unknown], new)
             for i in unknown:
                 self._keep(keys[i], directions[i])
         return directions
@@ -83,15 +90,20 @@ class SmoothGradDirections:
             self._kept[key] = direction.cpu().clone()
             self._size += size
 
-    def _compute(self, model: nn.Module, batch: Batch, rows: list[int]) -> Tensor:
-        draws = batch.batch_draws or batch.draws
+    def _compute(self, model: nn.Module, inputs: Tensor, keys: list[bytes]) -> Tensor:
+        device = inputs.device
+        sources = [
+            torch.Generator(device).manual_seed(derived_seed(self.seed, key.hex())) for key in keys
+        ]
 
         def noise(like: Tensor, _: torch.Generator) -> Tensor:
-            # Drawn for the whole batch: it does not depend on what is known of the others.
-            return draws.normal(batch.inputs, *like.shape[1:])[rows]
+            drawn = [
+                torch.randn(x.shape, generator=source, device=device, dtype=x.dtype)
+                for x, source in zip(like, sources, strict=True)
+            ]
+            return torch.stack(drawn)
 
-        inputs = batch.inputs[rows]
-        with torch.autocast(inputs.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             with torch.no_grad():
                 predicted = logits_of(model(inputs)).argmax(1)
             return KernelSmoothing(Saliency(model)).attribute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ class Engine:
 
     Raises:
         ImportError: accelerate is not installed.
+        ValueError: Several processes were launched, and the accelerator knows of one.
     """
 
     def __init__(self, accelerator: Any, seed: int) -> None:
@@ -37,7 +39,13 @@ class Engine:
             ) from error
         if accelerator is None:
             order = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed)
-            accelerator = Accelerator(dataloader_config=order)
+            accelerator = Accelerator(cpu=_only_processors(), dataloader_config=order)
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1 and accelerator.num_processes == 1:
+            raise ValueError(
+                f"accelerator: {launched} processes were launched and it uses this one alone, so "
+                "each would train by itself. Without devices, make it with Accelerator(cpu=True)."
+            )
         self.accelerator, self.seed = accelerator, seed
 
     @property
@@ -70,9 +78,9 @@ class Engine:
             )
         return loader
 
-    def draws(self, kind: str, number: int) -> Draws:
-        """The random numbers of a step or batch."""
-        seed = derived_seed(self.seed, kind, number)
+    def draws(self, number: int) -> Draws:
+        """The random numbers of a step."""
+        seed = derived_seed(self.seed, "draws", number)
         return Draws(seed, self.device, self.accelerator.process_index, self.n_processes)
 
     def seed_step(self, number: int) -> None:
@@ -114,6 +122,13 @@ class Engine:
             yield wrapped, stepper
         finally:
             self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+
+
+def _only_processors() -> bool:
+    """Whether several processes were launched where there is no device for them."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    devices = (getattr(torch, name, None) for name in ("cuda", "xpu", "npu"))
+    return launched > 1 and not any(device and device.is_available() for device in devices)
 
 
 @contextmanager

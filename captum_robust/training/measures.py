@@ -20,19 +20,20 @@ class CosineStability:
 
     .. math:: \min_j \cos\angle\big(\phi(g, x + d_j),\ \phi(g, x)\big)
 
-    over points drawn uniformly in the L-inf ball. A scale costs nothing, as in Definition 1 of
+    over moves d drawn uniformly in the L-inf ball, the same for all examples. A scale costs nothing, as in Definition 1 of
     Tang et al. (2021). It is cheap and says nothing of an attack; hand the trainer
     ``measures={"name": function}`` for one that does.
 
     Args:
         radius: Radius of the ball, in units of the inputs.
         n_samples: Points for each example.
-        seed: The points are the same in every call.
+        seed: Of the moves, which are the same in every call.
 
     Example:
         >>> import torch
-        >>> CosineStability()(torch.nn.Linear(4, 2), torch.rand(3, 4), None)
-        tensor([1., 1., 1.])
+        >>> stability = CosineStability()(torch.nn.Linear(4, 2), torch.rand(3, 4), None)
+        >>> torch.allclose(stability, torch.ones(3))
+        True
     """
 
     def __init__(self, radius: float = 0.05, n_samples: int = 4, seed: int = 0) -> None:
@@ -52,8 +53,9 @@ class CosineStability:
 
         clean, cosines = gradient(inputs), []
         for _ in range(self.n_samples):
+            # The same for all examples, so that batches and processes change nothing.
             noise = torch.rand(
-                inputs.shape, generator=generator, device=inputs.device, dtype=inputs.dtype
+                inputs.shape[1:], generator=generator, device=inputs.device, dtype=inputs.dtype
             )
             moved = gradient(inputs + self.radius * (2 * noise - 1))
             cosines.append(F.cosine_similarity(moved, clean, dim=1))

@@ -314,9 +314,7 @@ class _Loop:
     def _step(self, inputs: Tensor, labels: Tensor | None) -> None:
         trainer, place, engine = self.trainer, self.place, self.engine
         number = place.step // trainer.steps_per_batch
-        batch = Batch(
-            inputs, labels, engine.draws("step", place.step), engine.draws("batch", number), number
-        )
+        batch = Batch(inputs, labels, engine.draws(place.step), number)
         engine.seed_step(place.step)
         accelerator = engine.accelerator
         with accelerator.accumulate(self.student):

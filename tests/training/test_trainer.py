@@ -221,7 +221,7 @@ def test_cosine_stability_is_the_smallest_cosine():
     classes = model(x).argmax(1)
     smallest = torch.ones(5, dtype=torch.float64)
     for _ in range(3):
-        moved = x + 0.5 * (2 * torch.rand(5, 4, generator=generator, dtype=torch.float64) - 1)
+        moved = x + 0.5 * (2 * torch.rand(4, generator=generator, dtype=torch.float64) - 1)
         for n in range(5):
             a, b = (
                 torch.autograd.functional.jacobian(lambda p: model(p)[classes[n]], point[n])  # noqa: B023
