@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from _alternate import alternate
+from _memory import resident_peak
 from _smooth_copy import smooth_copy
 from torch import Tensor, nn
 from torchvision import models
@@ -106,18 +105,9 @@ def _peak(name: str, way: str, steps: int, device: str, threads: int) -> float:
         before = torch.cuda.memory_allocated(device)
         run()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    before = _resident(reset=True)
+    before = resident_peak(reset=True)
     run()
-    return _resident() - before
-
-
-def _resident(reset: bool = False) -> float:
-    """Peak resident memory of this process in MB; with ``reset`` the peak starts anew (Linux)."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    return int(kilobytes) / 2**10
+    return resident_peak() - before
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ class CosineStability:
 
     .. math:: \min_j \cos\angle\big(\phi(g, x + d_j),\ \phi(g, x)\big)
 
-    over moves d drawn uniformly in the L-inf ball, the same for all examples. A scale costs nothing, as in Definition 1 of
-    Tang et al. (2021). It is cheap and says nothing of an attack; hand the trainer
-    ``measures={"name": function}`` for one that does.
+    over moves d drawn uniformly in the L-inf ball, the same for all examples. A scale costs
+    nothing, as in Definition 1 of Tang et al. (2021). It is cheap and says nothing of an attack;
+    hand the trainer ``measures={"name": function}`` for one that does.
 
     Args:
         radius: Radius of the ball, in units of the inputs.

@@ -8,9 +8,11 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import check_positive
+from captum_robust._utils.model_state import borrowed
 from captum_robust.training.batch import Batch
 
 Parts = dict[str, Tensor]
@@ -54,6 +56,11 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
     """
     given, wanted = F.log_softmax(student, dim=1), F.log_softmax(teacher / temperature, dim=1)
     return F.kl_div(given, wanted, reduction="none", log_target=True).sum(1)
+
+
+def unwrapped(student: nn.Module) -> nn.Module:
+    """The model beneath the wrapper of a distributed run."""
+    return student.module if isinstance(student, DistributedDataParallel) else student
 
 
 def needs_labels(batch: Batch, who: str) -> Tensor:
@@ -158,14 +165,9 @@ class AdversarialExamples:
         }
 
     def _attacked(self, student: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        # The attack sees the model itself: a distributed wrapper must run forward once per step.
-        model = getattr(student, "module", student)
-        training = [(module, module.training) for module in model.modules()]
-        try:
+        # The attack sees the model itself: a distributed wrapper must run forward once a step.
+        with borrowed(unwrapped(student)) as model:
             return self.attack(model.eval())(inputs, labels).detach()
-        finally:
-            for module, flag in training:
-                module.training = flag
 
 
 class GradientPenalty:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import check_count
+from captum_robust._utils.model_state import borrowed
 from captum_robust.training.batch import Batch, unpack
 from captum_robust.training.callbacks import Callback, Row
 from captum_robust.training.checkpoints import Checkpoints
@@ -186,17 +187,18 @@ class Trainer:
     ) -> dict[str, float]:
         columns: dict[str, list[Tensor]] = {}
         prepared = engine.loader(loader)
-        with randomness_kept(engine.device, prepared), _evaluation(self.model):
+        with randomness_kept(engine.device, prepared), borrowed(self.model) as model:
+            model.eval()
             for loaded in engine.batches(prepared, 0):
                 inputs, labels = unpack(loaded)
                 inputs = inputs.to(engine.device)
-                predicted = logits_of(self.model(inputs)).argmax(1)
+                predicted = logits_of(model(inputs)).argmax(1)
                 values = {"agreement": predicted == logits_of(self.teacher(inputs)).argmax(1)}
                 if labels is not None:
                     labels = labels.to(engine.device)
                     values["accuracy"] = predicted == labels
                 for name, measure in measures.items():
-                    values[name] = measure(self.model, inputs, labels)
+                    values[name] = measure(model, inputs, labels)
                 for name, value in values.items():
                     whole = engine.accelerator.gather_for_metrics(value.detach().double())
                     columns.setdefault(name, []).append(whole)
@@ -426,21 +428,6 @@ def _still_modules(model: nn.Module) -> list[str]:
 
 def _named(model: nn.Module, names: list[str]) -> list[nn.Module]:
     return [model.get_submodule(name) for name in names]
-
-
-class _evaluation:
-    """Evaluation mode for as long as a block runs, each module's flag kept."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.flags = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, flag in self.flags:
-            module.training = flag
 
 
 def _state_of(holder: Any) -> dict | None:

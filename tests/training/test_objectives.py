@@ -61,7 +61,7 @@ def test_the_distillation_loss_has_the_gradient_of_the_cross_entropy():
     torch.testing.assert_close(found, expected.detach())
 
 
-@pytest.mark.parametrize("alpha", [None, 0.7])
+@pytest.mark.parametrize("alpha", [1.0, 0.7])
 def test_atex_is_the_literal_double_sum(pair, alpha):
     student, teacher = pair
     atex = ATEX(delta1=0.4, delta2=0.6, alpha=alpha, n_along=3, n_across=2, temperature=2.0)
@@ -76,7 +76,7 @@ def test_atex_is_the_literal_double_sum(pair, alpha):
                 given, wanted = student(across[n, i, p]), teacher(along[n, i])
                 stability += divergence(given, wanted, 2.0) / 4
     assert parts["distillation"].item() == pytest.approx(distillation, rel=1e-9)
-    assert parts["stability"].item() == pytest.approx((alpha or 1 / 6) * stability, rel=1e-9)
+    assert parts["stability"].item() == pytest.approx(alpha * stability, rel=1e-9)
 
 
 def test_the_gradient_of_atex_is_that_of_the_literal_double_sum(pair):
@@ -295,3 +295,33 @@ def test_a_softplus_network_is_the_network_under_softplus():
     torch.testing.assert_close(smooth(x), expected)
     with pytest.raises(ValueError, match="beta must be positive"):
         SoftplusNetwork(smooth, beta=0.0)
+
+
+@pytest.mark.parametrize("norm", [2.0, float("inf")])
+def test_a_searched_point_is_perpendicular_far_away_and_worse_than_a_drawn_one(norm):
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 3)).double().train()
+    teacher = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 3)).double()
+    settings = {"delta1": 0.2, "delta2": 0.6, "n_across": 1, "n_along": 2, "norm": norm}
+    given, seen = batch(40), []
+
+    class Recorded(nn.Module):
+        def forward(self, x):
+            if x.shape[0] == 40 + 80 and torch.is_grad_enabled():
+                seen.append(x.detach())
+            return student(x)
+
+    losses = []
+    for search in (0, 1, 5):
+        atex = ATEX(**settings, search=search)
+        losses.append(atex(Recorded(), teacher, batch(40))["stability"].item())
+        phi = atex.directions(teacher, given)
+    assert losses[0] < losses[1] < losses[2]
+    along, _ = ATEX(**settings).points(teacher, batch(40))
+    for found in seen[1:]:
+        moves = found[40:].view(40, 2, 5) - along
+        assert (moves * phi.unsqueeze(1)).sum(2).abs().max() < 1e-5 * phi.norm(dim=1).max()
+        size = torch.linalg.vector_norm(moves, ord=norm, dim=2)
+        torch.testing.assert_close(size, torch.full_like(size, 0.6))
+    assert all(p.requires_grad for p in student.parameters())
+    assert student.training
