@@ -21,11 +21,9 @@ Parts = dict[str, Tensor]
 class Objective(Protocol):
     """A function of student, frozen teacher and batch that gives the summands of the loss by name.
 
-    It calls ``student``, which a distributed run wraps, not the model beneath. ``second_order``
-    says that it differentiates gradients, which distributed training cannot.
+    It calls ``student``, which a distributed run wraps, not the model beneath. If it differentiates
+    gradients, which distributed training cannot, it has an attribute ``second_order`` that is true.
     """
-
-    second_order: bool
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """The summands of the loss, scalars with a graph."""

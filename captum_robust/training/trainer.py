@@ -137,7 +137,7 @@ class Trainer:
         if isinstance(checkpoints, (str, PathLike)):
             checkpoints = Checkpoints(checkpoints)
         engine = Engine(self._accelerator, self.seed)
-        if engine.n_processes > 1 and self.objective.second_order:
+        if engine.n_processes > 1 and getattr(self.objective, "second_order", False):
             raise ValueError(
                 f"{type(self.objective).__name__} needs second derivatives, which distributed "
                 "training gets wrong or refuses. Train it on one process."
@@ -235,11 +235,10 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        for holder, held in zip(
-            (self.objective, *callbacks), (state["objective"], *state["callbacks"]), strict=True
-        ):
+        holders: list[Any] = [self.objective, *callbacks]
+        for holder, held in zip(holders, [state["objective"], *state["callbacks"]], strict=True):
             if held is not None:
-                holder.load_state_dict(held)  # type: ignore[attr-defined]
+                holder.load_state_dict(held)
         self._place, self.history = _Place(**state["place"]), state["history"]
 
     def _settings(self) -> dict[str, Any]:

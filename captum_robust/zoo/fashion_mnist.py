@@ -59,18 +59,37 @@ def fashion_mnist_cnn(
         >>> fashion_mnist_cnn()(images).argmax(dim=1).tolist(), labels.tolist()
         ([9, 2, 1, 1], [9, 2, 1, 1])
     """
-    model = _empty_network()
     if pretrained:
         if generator is not None:
             raise ValueError(
                 "generator: trained weights are not drawn at random; "
                 "leave it out, or pass pretrained=False"
             )
-        weights = {name: torch.from_numpy(w) for name, w in _load("fashion_mnist_cnn.npz").items()}
-        model.load_state_dict(weights, assign=True)
-    else:
-        _draw_weights(model.to_empty(device="cpu"), generator)
+        return _trained("fashion_mnist_cnn.npz")
+    model = _empty_network()
+    _draw_weights(model.to_empty(device="cpu"), generator)
     return model.eval()
+
+
+def fashion_mnist_cnn_atex() -> nn.Sequential:
+    """The network of :func:`fashion_mnist_cnn` after ATEX: its explanations resist manipulation.
+
+    Trained on from those weights by :class:`~captum_robust.training.ATEXTrainer` (Tang et al.
+    2021, with a search for the farthest perpendicular points); the reproductions say how, and
+    what attacks leave of the explanations of both. @@RIGHT@@ % of the 10,000 test images are
+    classified correctly.
+
+    Returns:
+        A new float32 network on the CPU, in evaluation mode; inputs, outputs and layers are those
+        of :func:`fashion_mnist_cnn`.
+
+    Example:
+        >>> from captum_robust.zoo import fashion_mnist_cnn_atex, fashion_mnist_sample
+        >>> images, labels = fashion_mnist_sample(4)
+        >>> fashion_mnist_cnn_atex()(images).argmax(dim=1).tolist(), labels.tolist()
+        ([9, 2, 1, 1], [9, 2, 1, 1])
+    """
+    return _trained("fashion_mnist_cnn_atex.npz")
 
 
 def fashion_mnist_sample(n: int = _N_IMAGES) -> tuple[Tensor, Tensor]:
@@ -112,6 +131,13 @@ def _load(name: str) -> dict[str, np.ndarray]:
         np.load(file, allow_pickle=False) as archive,
     ):
         return dict(archive)
+
+
+def _trained(name: str) -> nn.Sequential:
+    model = _empty_network()
+    weights = {layer: torch.from_numpy(w) for layer, w in _load(name).items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
 
 
 def _empty_network() -> nn.Sequential:

@@ -8,7 +8,7 @@ import torch
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.datasets import CIFAR10, MNIST, ImageFolder
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST, ImageFolder
 from torchvision.transforms import functional as T
 
 BIRD, FROG = 2, 6  # classes of CIFAR-10
@@ -17,6 +17,12 @@ BIRD, FROG = 2, 6  # classes of CIFAR-10
 def mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     """Images (N, 1, 28, 28) and labels; fetched where they are absent."""
     data = MNIST(root, train=train, download=True)
+    return data.data.unsqueeze(1).float() / 255, data.targets
+
+
+def fashion_mnist(root: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, 28, 28) and labels; fetched where they are absent."""
+    data = FashionMNIST(root, train=train, download=True)
     return data.data.unsqueeze(1).float() / 255, data.targets
 
 

@@ -252,7 +252,6 @@ def test_weights_that_are_not_finite_are_not_written(bad, tmp_path):
             student[0].weight[0, 0] = bad
         return {"loss": 0 * student[4].bias.sum()}
 
-    objective.second_order = False
     with pytest.raises(ValueError, match="NaN or Inf, so no checkpoint"):
         Trainer(network(), objective).fit(
             data(), 1, checkpoints=Checkpoints(tmp_path, 1), show_progress=False

@@ -319,7 +319,6 @@ def test_the_order_changes_from_epoch_to_epoch(model, loader):
         orders.append(batch.inputs[:, 0].tolist())
         return {"loss": student(batch.inputs).square().mean()}
 
-    objective.second_order = False
     Trainer(model, objective).fit(loader(24), 3, show_progress=False)
     assert orders[0] != orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
@@ -360,7 +359,6 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_before_it(bad, model, load
         calls.append(1)
         return {"part": student(batch.inputs).square().mean() * (bad if len(calls) == 3 else 1)}
 
-    objective.second_order = False
     trainer = Trainer(model, objective)
     with pytest.raises(ValueError, match=r"the loss is not finite at step 2 \(part (nan|inf)\)"):
         trainer.fit(loader(), 1, show_progress=False)

@@ -12,12 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from captum.attr import Saliency
 from torch import nn
 
 from captum_robust import zoo
-from captum_robust.zoo import FASHION_MNIST_CLASSES, fashion_mnist_cnn, fashion_mnist_sample
+from captum_robust.attacks import GhorbaniTopK
+from captum_robust.metrics import relevance_map, top_k_intersection
+from captum_robust.zoo import (
+    FASHION_MNIST_CLASSES,
+    fashion_mnist_cnn,
+    fashion_mnist_cnn_atex,
+    fashion_mnist_sample,
+)
 
-FILES = ("fashion_mnist_cnn.npz", "fashion_mnist_sample.npz")
+FILES = ("fashion_mnist_cnn.npz", "fashion_mnist_cnn_atex.npz", "fashion_mnist_sample.npz")
 
 
 def weights_of(model: nn.Module) -> torch.Tensor:
@@ -282,3 +290,32 @@ def test_the_script_writes_both_files(tmp_path: Path):
         assert {name: weights[name].shape for name in weights} == {
             name: tuple(value.shape) for name, value in shipped.items()
         }
+
+
+# --- the network after ATEX --------------------------------------------------------------------
+
+
+def test_the_network_after_atex_is_another_one_that_agrees():
+    plain, stable = fashion_mnist_cnn(), fashion_mnist_cnn_atex()
+    assert str(plain) == str(stable)
+    assert not stable.training
+    assert not torch.equal(weights_of(plain), weights_of(stable))
+    images, labels = fashion_mnist_sample()
+    with torch.no_grad():
+        predicted = [model(images).argmax(1) for model in (plain, stable)]
+    assert (predicted[0] == predicted[1]).float().mean() > 0.94
+    assert (predicted[1] == labels).float().mean() > 0.88
+
+
+def test_an_attack_leaves_more_of_its_explanations():
+    images, _ = fashion_mnist_sample(32)
+    left = []
+    for model in (fashion_mnist_cnn(), fashion_mnist_cnn_atex()):
+        labels = model(images).argmax(1)
+        attack = GhorbaniTopK(model, eps=0.04, alpha=0.004, steps=20, k=50)
+        maps = []
+        for batch in (images, attack(images, labels)):
+            gradient = Saliency(model).attribute(batch.requires_grad_(), target=labels)
+            maps.append(relevance_map(gradient))
+        left.append(top_k_intersection(*maps, k=50).mean())
+    assert left[1] > left[0] + 0.15
