@@ -30,6 +30,7 @@ from captum_robust import metrics, perturbations
 parser = argparse.ArgumentParser(description="SmoothGrad's radius.")
 add_arguments(parser, n_images=10)
 parser.add_argument("--form", choices=["local", "global"], default="local")
+parser.add_argument("--ball", type=float, help="of the max-sensitivity; default: the paper's")
 parser.add_argument("--network", choices=MNIST_NETWORKS, default="mnist")
 parser.add_argument("--radii", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0])
 parser.add_argument("--methods", nargs="+", default=["Grad", "IG", "GBP"])
@@ -43,7 +44,7 @@ torch.set_flush_denormal(True)
 model = network(args.network, args)
 is_global = args.form == "global"
 perturbation = perturbations.SquareRemoval() if is_global else perturbations.GaussianBaseline(0.2)
-ball = 0.1 if is_global else 0.2
+ball = args.ball or (0.1 if is_global else 0.2)
 images = some(mnist(args.data_root, False)[0], args.n_images, args.seed).to(args.device)
 classes = predictions(model, images)
 
@@ -83,7 +84,7 @@ title = (
     f"noisy copies, sensitivity at radius {ball:g} with {args.samples} points, infidelity of "
     f"{args.draws} draws of {perturbation}, seed {args.seed}"
 )
-stem = f"smoothing_radius_{args.form}_{args.network}"
+stem = f"smoothing_radius_{args.form}_{args.network}_ball_{ball:g}"
 ordered = [rows[0], *sorted(rows[1:], key=lambda row: row[0])]
 table(ordered, title, new_file(args.out, f"{stem}.txt"))
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")

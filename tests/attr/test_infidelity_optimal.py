@@ -280,16 +280,20 @@ def whole_distribution(perturbation, x, x0, mask):
     raise AssertionError(perturbation)
 
 
-@pytest.mark.parametrize("mask", [None, torch.tensor([0, 0, 1, 2, 2, 5])])
+GROUPS = torch.tensor([0, 0, 1, 2, 2, 5])
+
+
 @pytest.mark.parametrize(
-    "perturbation",
+    ("perturbation", "mask"),
     [
-        BaselineShift(),
-        CoordinateStep(0.8),
-        FeatureRemoval(),
-        ShapleyRemoval(),
-        SeveralBaselines(normal(4, 6, seed=11)),
-        SeveralBaselines(normal(9, 6, seed=11)),
+        (BaselineShift(), None),
+        (CoordinateStep(0.8), None),
+        (FeatureRemoval(), None),
+        (FeatureRemoval(), GROUPS),
+        (ShapleyRemoval(), None),
+        (ShapleyRemoval(), GROUPS),
+        (SeveralBaselines(normal(4, 6, seed=11)), None),
+        (SeveralBaselines(normal(9, 6, seed=11)), None),
     ],
     ids=repr,
 )
