@@ -252,6 +252,25 @@ def test_sampled_shapley_values_are_complete_and_near():
     close(got, x * torch.arange(12).double(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_samples", [30, 400])
+@pytest.mark.parametrize("mask", [None, torch.arange(40)[None] // 2])
+def test_sampled_shapley_values_of_what_equals_its_baseline_are_zero(n_samples, mask):
+    """With the dual and the primal solver; the two examples have different features there."""
+    model, x = Smooth(40), normal(2, 40)
+    x0 = torch.zeros_like(x)
+    x0[0, ::2] = x[0, ::2]
+    x0[1, 4:] = x[1, 4:]
+    f = f_of(model, 1)
+    got = InfidelityOptimal(model, ShapleyRemoval()).attribute(
+        x, x0, target=1, feature_mask=mask, n_samples=n_samples, generator=rng()
+    )
+    close(got.sum(1), f(x) - f(x0))
+    assert (got[1, 4:] == 0).all()
+    assert (got[1, :4] != 0).all()
+    if mask is None:
+        assert (got[0, ::2] == 0).all()
+
+
 # --- The least infidelity, on the whole distribution.
 
 
