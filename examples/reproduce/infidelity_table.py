@@ -98,6 +98,7 @@ parser = argparse.ArgumentParser(description="Table 1 of Yeh et al. (2019).")
 add_arguments(parser, n_images=None)
 parser.add_argument("--tables", nargs="+", choices=SETTINGS, default=["local", "mnist", "cifar10"])
 add_photographs(parser)
+parser.add_argument("--methods", nargs="+", help="beside Grad; default: all of the table")
 parser.add_argument("--mnist-network", choices=MNIST_NETWORKS, default="mnist")
 numbers = [
     ("--samples", "points of the max-sensitivity"),
@@ -165,7 +166,9 @@ def measure(name: str, setting: Setting, model: nn.Module, images: Tensor) -> di
     """Sensitivity, infidelity and explanations of each method."""
     batch = args.batch or (8 if setting.network == "efficientnet" else 1000)
     classes, results = predictions(model, images), {}
-    for method_name, method in methods_of(setting, model, images.shape[-2:], batch).items():
+    methods = methods_of(setting, model, images.shape[-2:], batch)
+    chosen = {m: methods[m] for m in methods if m in ("Grad", *(args.methods or methods))}
+    for method_name, method in chosen.items():
         start = time.perf_counter()
         slow = method_name in ("SHAP", "Square")
         seeded = torch.Generator(args.device).manual_seed  # the same draws for every method
