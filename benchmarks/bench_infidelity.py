@@ -2,7 +2,7 @@
 
 All sides are timed in turns within one run; Quantus, if it is installed, once.
 
-    python benchmarks/bench_infidelity.py [--threads 1] [--rounds 5] [--device cpu]
+    python benchmarks/bench_infidelity.py [--threads 1] [--rounds 5] [--device cpu] [--parts square]
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from captum_robust import attr, metrics, zoo
 from captum_robust.perturbations import GaussianBaseline, Perturbation, SquareRemoval
 
+PARTS = ["squares", "gaussian", "quantus", "square", "noisy-baseline"]
 parser = argparse.ArgumentParser(description="Cost of infidelity and of its optima.")
 parser.add_argument("--threads", type=int, default=1)
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--device", default="cpu")
+parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
 parser.add_argument("--n-images", type=int, default=100, help="of the metrics")
 parser.add_argument("--n-samples", type=int, default=100, help="of the metrics")
 parser.add_argument("--n-squares-images", type=int, default=4, help="of Square")
@@ -96,14 +98,24 @@ def quantus_infidelity(model: nn.Module, images: Tensor, y: Tensor) -> None:
 
 
 def square(model: nn.Module, images: Tensor, y: Tensor) -> None:
+    """Against the model on the very inputs, made beforehand, in batches of the same size."""
     explain = attr.Square(model)
-    n_passes = len(images) * (len(explain.perturbation.grid(images)) + 1)
+    grid = explain.perturbation.grid(images)
+    masks = grid.squares(torch.arange(len(grid), device=images.device)).masks()
+    without = torch.where(masks[:, None, None], 0.0, images).flatten(0, 1)
     batch = len(images) * (334 // len(images))
+
+    @torch.no_grad()
+    def bare() -> None:
+        for part in (images, *without.split(batch)):
+            model(part)
+
     ways = {
-        "bare passes": bare_passes(model, images.shape, n_passes, batch),
+        "bare passes on the same inputs": bare,
         "Square": lambda: explain.attribute(images, target=y),
     }
-    show(f"Square: {n_passes} passes", alternate(ways, args.rounds, args.device), "bare passes")
+    n_passes = len(images) + len(without)
+    show(f"Square: {n_passes} passes", alternate(ways, args.rounds, args.device), next(iter(ways)))
 
 
 def noisy_baseline(model: nn.Module, images: Tensor, y: Tensor) -> None:
@@ -149,14 +161,17 @@ def main() -> None:
     images = images.to(args.device)
     y = model(images).argmax(1)
     print(f"{args.threads} threads, {args.device}, medians of {args.rounds}, times over the first")
-    for perturbation in (SquareRemoval(), GaussianBaseline()):
-        infidelities(model, perturbation, images, y)
-    if importlib.util.find_spec("quantus"):
+    for part, measure in (("squares", SquareRemoval()), ("gaussian", GaussianBaseline())):
+        if part in args.parts:
+            infidelities(model, measure, images, y)
+    if "quantus" in args.parts and importlib.util.find_spec("quantus"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantus_infidelity(model, images, y)
-    square(model, images[: args.n_squares_images], y[: args.n_squares_images])
-    noisy_baseline(model, images[: args.n_regression], y[: args.n_regression])
+    if "square" in args.parts:
+        square(model, images[: args.n_squares_images], y[: args.n_squares_images])
+    if "noisy-baseline" in args.parts:
+        noisy_baseline(model, images[: args.n_regression], y[: args.n_regression])
 
 
 if __name__ == "__main__":

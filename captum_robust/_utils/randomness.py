@@ -22,6 +22,11 @@ def fresh_generator(
         True
     """
     if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator, got {type(generator).__name__}. Seed one: "
+                "torch.Generator().manual_seed(0)."
+            )
         return generator
     generator = torch.Generator(device=device)
     generator.seed()

@@ -56,6 +56,7 @@ class DenseDesign:
         self.n_rows, self.n_columns = subsets.shape
         roots = torch.ones(len(subsets)) if weights is None else weights.sqrt()
         self._subsets, self.roots = subsets, roots.to(subsets.device, dtype)
+        self._moment: Tensor | None = None
 
     def gram(self, squared_scale: Tensor) -> Tensor:
         """Z diag(s^2) Z', column by column so that Z is never held in double precision."""
@@ -66,7 +67,12 @@ class DenseDesign:
         return gram * self.roots * self.roots.unsqueeze(1)
 
     def moment(self) -> Tensor:
-        """Z'Z."""
+        """Z'Z, which examples of different scales share."""
+        if self._moment is None:
+            self._moment = self._computed_moment()
+        return self._moment
+
+    def _computed_moment(self) -> Tensor:
         moment = self.roots.new_zeros(self.n_columns, self.n_columns)
         for z, w in zip(self._subsets.split(1024), self.roots.split(1024), strict=True):
             z = z.to(w) * w.unsqueeze(1)

@@ -320,6 +320,10 @@ def _(perturbation: ShapleyRemoval, problem: Problem) -> Tensors:
     losses = problem.losses(_removed(problem, groups, with_all), len(with_all))
     design = DenseDesign(subsets, weights, losses.dtype)
     squares = groups.sums(tuple(s.square() for s in problem.scales()))
+    # Whose features all equal their baselines is worth nothing, whatever the sample says.
+    moves = groups.sums(tuple((d != 0).to(d) for d in problem.differences)) > 0
+    if not bool(moves.all()):
+        squares = squares * moves
     t = _solve_each(
         design,
         losses[:, 1:] * design.roots,

@@ -92,8 +92,8 @@ class InfidelityOptimal(PerturbationAttribution):
             target: The class to explain, as in Captum.
             additional_forward_args: Further arguments of ``forward_func``, as in Captum.
             feature_mask: Groups of features that are removed together, as in Captum; for
-                ``FeatureRemoval`` and ``ShapleyRemoval``. The groups' attributions are spread over
-                their features, so that they sum to the group's.
+                ``FeatureRemoval`` and ``ShapleyRemoval`` alone. The groups' attributions are
+                spread over their features, so that they sum to the group's.
             n_samples: Number of perturbations of each example (gradients, for
                 ``GaussianBaseline``). None: every feature, baseline or square (of more than 10,000
                 squares 3,000), 2 K + 2048 subsets of K features, 50 gradients, 2,000 of what else.
@@ -115,6 +115,7 @@ class InfidelityOptimal(PerturbationAttribution):
             UserWarning: The perturbation moves some features never, or its second moment is
                 singular where it need not be.
         """
+        self.perturbation.check_feature_mask(feature_mask)
         is_tuple, tensors = format_inputs(inputs)
         points = Points.of(tensors, baselines, feature_mask)
         if n_samples is not None:

@@ -189,7 +189,6 @@ class Neighbourhood:
         check_inputs(inputs)
         self.is_tuple, tensors = format_inputs(inputs)
         self.inputs = tuple(x.detach() for x in tensors)
-        check_generator(generator)
         generator = fresh_generator(generator, self.inputs[0].device)
         self.neighbours = Neighbours(self.inputs, perturb_func, perturb_radius, generator)
         check_count(n_perturb_samples=n_perturb_samples)
@@ -267,15 +266,6 @@ def rows(tensors: Tensors, copies: int | None = None) -> Tensor:
 def result_dtype(explanations: Tensors) -> torch.dtype:
     """The widest dtype among ``explanations``, which are at least single."""
     return max((e.dtype for e in explanations), key=lambda dtype: torch.finfo(dtype).bits)
-
-
-def check_generator(generator: torch.Generator | None) -> None:
-    """Raise TypeError unless ``generator`` is one, or None."""
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator must be a torch.Generator, got {type(generator).__name__}. Seed one: "
-            "torch.Generator().manual_seed(0)."
-        )
 
 
 def check_floating_inputs(inputs: Tensors) -> None:

@@ -47,7 +47,8 @@ def infidelity(
         baselines: x0: None (0), a number, a tensor, or a tuple, as in ``attribute``.
         target: The class that is explained, as in Captum.
         additional_forward_args: Further arguments of ``forward_func``, as in Captum.
-        feature_mask: Groups of features that are removed together.
+        feature_mask: Groups of features that are removed together, where the perturbation removes
+            groups.
         n_perturb_samples: Draws of I for each example.
         max_examples_per_batch: Perturbed inputs that the model is given at once; the result does
             not depend on it. None: what suits the device.
@@ -79,6 +80,7 @@ def infidelity(
             f"{type(perturbation).__name__}. For a perturb_func there is captum.metrics.infidelity."
         )
     check_count(n_perturb_samples=n_perturb_samples)
+    perturbation.check_feature_mask(feature_mask)
     points = Points.of(inputs, baselines, feature_mask)
     explained = _explained_like(attributions, points)
     n_copies = copies_at_once(points.inputs, None)

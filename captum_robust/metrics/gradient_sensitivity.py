@@ -21,7 +21,6 @@ from captum_robust.metrics._perturbed import (
     Neighbours,
     Tensors,
     check_floating_inputs,
-    check_generator,
     copies_per_batch,
     draw_copies,
     progress,
@@ -89,7 +88,7 @@ def sensitivity_gradient(
     method = attribution_method if method is None else method
     explain = differentiable(method)
     check_count(n_perturb_samples=n_perturb_samples, n_iterations=n_iterations)
-    x, is_tuple = _checked(inputs, perturb_radius, tolerance, generator)
+    x, is_tuple = _checked(inputs, perturb_radius, tolerance)
     generator = fresh_generator(generator, x[0].device)
     arguments = Arguments(method, bound, kwargs, generator)
     chunk = copies_per_batch(n_perturb_samples, max_examples_per_batch, x)
@@ -151,12 +150,11 @@ def _norms(
     return values.unflatten(0, (-1, copies)), done.unflatten(0, (-1, copies))
 
 
-def _checked(inputs: Any, radius: Any, tolerance: float, generator: Any) -> tuple[Tensors, bool]:
+def _checked(inputs: Any, radius: Any, tolerance: float) -> tuple[Tensors, bool]:
     check_inputs(inputs)
     if radius != 0:
         check_positive(perturb_radius=radius)
     check_positive(tolerance=tolerance)
-    check_generator(generator)
     is_tuple, tensors = format_inputs(inputs)
     check_floating_inputs(tensors)
     return tuple(t.detach() for t in tensors), is_tuple

@@ -15,7 +15,7 @@ from captum_robust._utils.checks import check_inputs
 from captum_robust._utils.randomness import fresh_generator
 from captum_robust.metrics._comparisons import rank_correlation
 from captum_robust.metrics._pairs import compare_pairs
-from captum_robust.metrics._perturbed import Explainer, Tensors, check_generator, resolve, seed_from
+from captum_robust.metrics._perturbed import Explainer, Tensors, resolve, seed_from
 from captum_robust.metrics._reinitialize import has_parameters, parameters_kept, reinitialize
 
 
@@ -84,7 +84,6 @@ def parameter_randomization(
         {'dense2': -0.23, 'dense1': -0.02, 'conv2': -0.02, 'conv1': 0.01}
     """
     check_inputs(inputs)
-    check_generator(generator)
     model = _model_of(explanation_func, model)
     steps = _steps(model, layers)
     is_tuple, tensors = format_inputs(inputs)

@@ -30,6 +30,8 @@ class Perturbation(ABC):
             Captum's sense: global ones (True), which :math:`I` multiplies as shares of the way to
             the baseline, :math:`I / (x - x_0)`; or local ones (False), which it multiplies as it
             is.
+        takes_feature_mask: Whether a feature mask means something to the distribution; where it
+            does not, to give one is an error.
 
     References:
         Yeh et al. 2019, "On the (in)fidelity and sensitivity of explanations", Section 2.
@@ -48,6 +50,7 @@ class Perturbation(ABC):
     """
 
     multiplies_by_inputs: bool = False
+    takes_feature_mask: bool = True
 
     @abstractmethod
     def shifts(self, points: Points, n_samples: int, generator: torch.Generator) -> Tensors:
@@ -136,6 +139,7 @@ class Perturbation(ABC):
             >>> infidelity(lambda x: x @ weights[0], BaselineShift().perturb_func(), x, weights * x)
             tensor([0.])
         """
+        self.check_feature_mask(feature_mask)
         generator = fresh_generator(generator)
         stream: Stream | None = None
 
@@ -155,6 +159,14 @@ class Perturbation(ABC):
             return (multipliers, perturbed) if is_tuple else (multipliers[0], perturbed[0])
 
         return perturb
+
+    def check_feature_mask(self, feature_mask: Any) -> None:
+        """Raise ValueError where a feature mask is given that the distribution would ignore."""
+        if feature_mask is not None and not self.takes_feature_mask:
+            raise ValueError(
+                f"feature_mask: {type(self).__name__} knows no groups of features. Leave it out, "
+                "or take FeatureRemoval or ShapleyRemoval."
+            )
 
     def _check(self, shifts: Any, points: Points, n_samples: int) -> None:
         wanted = [(len(points), n_samples, *x.shape[1:]) for x in points.inputs]

@@ -30,6 +30,7 @@ class BaselineShift(Perturbation):
     """
 
     multiplies_by_inputs = True
+    takes_feature_mask = False
 
     def shifts(self, points: Points, n_samples: int, generator: torch.Generator) -> Tensors:
         """The same shift n times; see :meth:`Perturbation.shifts`."""
@@ -66,6 +67,8 @@ class SeveralBaselines(Perturbation):
         (tensor([[[1., 2.],
                  [0., 1.]]]),)
     """
+
+    takes_feature_mask = False
 
     def __init__(self, baselines: Tensor | Tensors) -> None:
         check_inputs(baselines)
@@ -129,6 +132,8 @@ class GaussianBaseline(Perturbation):
         (tensor([[[0.8459, 2.0293]]]),)
     """
 
+    takes_feature_mask = False
+
     def __init__(self, stdev: float | tuple[float, ...] = 0.2) -> None:
         for s in stdev if isinstance(stdev, tuple) else (stdev,):
             check_positive(stdev=s)
@@ -190,6 +195,8 @@ class CoordinateStep(Perturbation):
         >>> CoordinateStep(0.5).shifts(points, 1, torch.Generator().manual_seed(0))
         (tensor([[[0.5000, 0.0000]]]),)
     """
+
+    takes_feature_mask = False
 
     def __init__(self, step: float = 1e-2) -> None:
         check_positive(step=step)

@@ -40,6 +40,8 @@ class SquareRemoval(Removal):
                    [0., 0., 0.]]]]]),)
     """
 
+    takes_feature_mask = False
+
     def __init__(self, sizes: Iterable[int] = range(1, 11)) -> None:
         if not isinstance(sizes, Iterable):
             raise TypeError(

@@ -6,10 +6,11 @@ Square and NoisyBaseline on EfficientNet-Lite0 and photographs of ImageNet, each
 explanations, under the measure that it optimises: infidelity on freshly drawn perturbations.
 
     pip install "captum_robust[demo]"
-    python examples/reproduce/imagenet_faithfulness.py --photographs FOLDER
+    python examples/reproduce/imagenet_faithfulness.py --data-root DATA
 
-FOLDER holds photographs (jpg or png). A photograph takes about a minute on a core: 1,000 passes
-for Square, 50 gradients for NoisyBaseline, and the passes that judge them.
+DATA/imagenet (or the folder of --photographs) holds photographs, jpg or png. A photograph takes
+about a minute on a core: 1,000 passes for Square, 50 gradients for NoisyBaseline, and the passes
+that judge them.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
-from pathlib import Path
 
 import torch
 from _data import photographs
-from _networks import add_arguments, efficientnet, predictions
+from _networks import (
+    add_arguments,
+    add_photographs,
+    efficientnet,
+    folder_of_photographs,
+    predictions,
+)
 from _report import mean_and_error, new_file, table
 from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor
@@ -29,10 +35,11 @@ from torch import Tensor
 from captum_robust.attr import KernelSmoothing, NoisyBaseline, Square
 from captum_robust.metrics import infidelity
 from captum_robust.perturbations import GaussianBaseline, Perturbation, SquareRemoval
+from captum_robust.visualization import explanation_grid
 
 parser = argparse.ArgumentParser(description="Infidelity of explanations at 224 x 224.")
 add_arguments(parser, n_images=20)
-parser.add_argument("--photographs", type=Path, required=True, help="a folder of jpg or png files")
+add_photographs(parser)
 parser.add_argument("--sizes", type=int, nargs="+", default=list(range(8, 81, 8)))
 parser.add_argument("--n-passes", type=int, default=1000, help="of the model, for Square")
 parser.add_argument("--n-gradients", type=int, default=50, help="NoisyBaseline and SmoothGrad")
@@ -40,7 +47,7 @@ parser.add_argument("--n-fresh", type=int, default=200, help="perturbations that
 args = parser.parse_args()
 
 model = efficientnet(args).requires_grad_(False)
-images = photographs(args.photographs, args.n_images, args.seed)
+images = photographs(folder_of_photographs(args), args.n_images, args.seed)
 file = new_file(args.out, "imagenet_faithfulness.txt")
 squares, noise = SquareRemoval(args.sizes), GaussianBaseline(0.2)
 rng = torch.Generator().manual_seed(args.seed)
@@ -95,7 +102,7 @@ def judge(measure: Perturbation, explained: dict[str, Tensor], normalize: bool) 
     return values
 
 
-removal, baseline, baseline_raw = [], [], []
+removal, baseline, baseline_raw, shown = [], [], [], []
 for number, image in enumerate(images):
     x = image.unsqueeze(0).to(args.device)
     target = predictions(model, x)
@@ -108,8 +115,10 @@ for number, image in enumerate(images):
     noisy = NoisyBaseline(model).attribute(
         x, target=target, n_samples=args.n_gradients, perturbations_per_eval=10, generator=rng
     )
-    removal.append(judge(squares, {**global_explanations(x, target), "Square": square}, True))
+    whole = {**global_explanations(x, target), "Square": square}
     local = {**local_explanations(x, target), "NoisyBaseline": noisy}
+    shown.append({k: a.cpu() for k, a in {**whole, **local}.items() if "absolute" not in k})
+    removal.append(judge(squares, whole, True))
     baseline.append(judge(noise, local, True))
     baseline_raw.append(judge(noise, local, False))
     found = (f"{k} {v:.4g}" for r in (removal, baseline, baseline_raw) for k, v in r[-1].items())
@@ -132,3 +141,6 @@ print(f"{args.n_images} photographs, {args.n_passes} passes, {args.n_fresh} fres
 summary(f"Squares of {args.sizes} pixels, scaled as serves each best", removal, "Square")
 summary("Noisy baseline, scaled as serves each best", baseline, "NoisyBaseline")
 summary("Noisy baseline, as they are", baseline_raw, "NoisyBaseline")
+maps = [torch.cat([a[name] for a in shown[:4]]) for name in shown[0]]
+figure = explanation_grid(images[:4], maps, None, ["image", *shown[0]], sign="all")
+figure.savefig(args.out / "imagenet_faithfulness.png", dpi=150)

@@ -7,11 +7,11 @@ badly the explanation accounts for what perturbations of the image do to the out
 output is the logit of the predicted class; images and noise are drawn with fixed seeds.
 
     python examples/reproduce/infidelity_table.py --data-root DATA [--tables local mnist cifar10]
-    python examples/reproduce/infidelity_table.py --tables imagenet --photographs FOLDER
+    python examples/reproduce/infidelity_table.py --data-root DATA --tables imagenet
 
 It takes some ten minutes for each table on one core; for ``--samples 50 --slow-samples 50
---n-images 50``, as in the paper, a night. ``imagenet`` needs the ``demo`` extra and a folder of
-photographs; there, fewer images and samples are the default, see ``SETTINGS``.
+--n-images 50``, as in the paper, a night. ``imagenet`` needs the ``demo`` extra and photographs
+in DATA/imagenet; there, fewer images and samples are the default, see ``SETTINGS``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,19 @@ import argparse
 import time
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from _data import cifar10, mnist, photographs, some
 from _explanations import gradient_methods
-from _networks import add_arguments, efficientnet, network, predictions
+from _networks import (
+    MNIST_NETWORKS,
+    add_arguments,
+    add_photographs,
+    efficientnet,
+    folder_of_photographs,
+    network,
+    predictions,
+)
 from _report import mean_and_error, new_file, table
 from captum.attr import Attribution
 from torch import Tensor, nn
@@ -90,8 +97,9 @@ SETTINGS = {
 parser = argparse.ArgumentParser(description="Table 1 of Yeh et al. (2019).")
 add_arguments(parser, n_images=None)
 parser.add_argument("--tables", nargs="+", choices=SETTINGS, default=["local", "mnist", "cifar10"])
-parser.add_argument("--photographs", type=Path, default=Path("data/imagenet"), help="a folder")
-parser.add_argument("--mnist-network", choices=["mnist", "mnist-wide"], default="mnist")
+add_photographs(parser)
+parser.add_argument("--methods", nargs="+", help="beside Grad; default: all of the table")
+parser.add_argument("--mnist-network", choices=MNIST_NETWORKS, default="mnist")
 numbers = [
     ("--samples", "points of the max-sensitivity"),
     ("--slow-samples", "the same for SHAP and Square"),
@@ -109,7 +117,9 @@ args = parser.parse_args()
 def load(setting: Setting) -> tuple[nn.Module, Tensor]:
     """The network and the images."""
     if setting.network == "efficientnet":
-        return efficientnet(args), photographs(args.photographs, setting.n_images, args.seed)
+        return efficientnet(args), photographs(
+            folder_of_photographs(args), setting.n_images, args.seed
+        )
     images, _ = (mnist if "mnist" in setting.network else cifar10)(args.data_root, False)
     return network(setting.network, args), some(images, setting.n_images, args.seed)
 
@@ -156,7 +166,9 @@ def measure(name: str, setting: Setting, model: nn.Module, images: Tensor) -> di
     """Sensitivity, infidelity and explanations of each method."""
     batch = args.batch or (8 if setting.network == "efficientnet" else 1000)
     classes, results = predictions(model, images), {}
-    for method_name, method in methods_of(setting, model, images.shape[-2:], batch).items():
+    methods = methods_of(setting, model, images.shape[-2:], batch)
+    chosen = {m: methods[m] for m in methods if m in ("Grad", *(args.methods or methods))}
+    for method_name, method in chosen.items():
         start = time.perf_counter()
         slow = method_name in ("SHAP", "Square")
         seeded = torch.Generator(args.device).manual_seed  # the same draws for every method
@@ -222,11 +234,14 @@ def run(name: str) -> None:
         f"and Square), SG of {setting.noises}, infidelity of {setting.draws} perturbations, "
         f"baseline {setting.baseline:g}, seed {args.seed}"
     )
-    table(rows, title, new_file(args.out, f"infidelity_{name}.txt"))
-    torch.save({m: r[:2] for m, r in results.items()}, args.out / f"infidelity_{name}.pt")
+    stem = (
+        f"infidelity_{name}" if setting.network == name else f"infidelity_{name}_{setting.network}"
+    )
+    table(rows, title, new_file(args.out, f"{stem}.txt"))
+    torch.save({m: r[:2] for m, r in results.items()}, args.out / f"{stem}.pt")
     shown = [maps[:4] for *_, maps in results.values()]
     figure = explanation_grid(images[:4].cpu(), shown, None, ["image", *results], sign="all")
-    figure.savefig(args.out / f"infidelity_{name}.png", dpi=150)
+    figure.savefig(args.out / f"{stem}.png", dpi=150)
 
 
 warnings.filterwarnings("ignore", message="Setting .* hooks on ReLU activations")

@@ -8,22 +8,27 @@ are and of their absolute values. Low is good: the explanation shows what was le
 explanations are global and of the class that the original network predicts.
 
     python examples/reproduce/parameter_randomization.py
-    python examples/reproduce/parameter_randomization.py --network efficientnet --photographs FOLDER
+    python examples/reproduce/parameter_randomization.py --network efficientnet --data-root DATA
 
 By default the network of the zoo, in a minute; EfficientNet-Lite0 needs the ``demo`` extra and
-takes some minutes for each photograph on one core.
+photographs in DATA/imagenet, and takes some minutes for each photograph on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
-from pathlib import Path
 
 import torch
 from _data import photographs
 from _explanations import gradient_methods
-from _networks import add_arguments, efficientnet, predictions
+from _networks import (
+    add_arguments,
+    add_photographs,
+    efficientnet,
+    folder_of_photographs,
+    predictions,
+)
 from _report import mean_and_error, new_file, table
 
 from captum_robust import attr, metrics, zoo
@@ -37,7 +42,7 @@ PAPER = {
 parser = argparse.ArgumentParser(description="Table 2 of Yeh et al. (2019).")
 add_arguments(parser, n_images=None)
 parser.add_argument("--network", choices=["zoo", "efficientnet"], default="zoo")
-parser.add_argument("--photographs", type=Path, default=Path("data/imagenet"), help="a folder")
+add_photographs(parser)
 parser.add_argument("--noises", type=int, default=20, help="noisy copies of SmoothGrad")
 parser.add_argument("--squares", type=int, default=500, help="of each photograph, for Square")
 parser.add_argument("--draws", type=int, default=3, help="of the last layer")
@@ -52,7 +57,11 @@ if args.network == "zoo":
     sizes, n_squares = range(1, 11), None
 else:
     model = efficientnet(args)
-    images, baseline, batch = photographs(args.photographs, args.n_images or 5, args.seed), 0.5, 8
+    images, baseline, batch = (
+        photographs(folder_of_photographs(args), args.n_images or 5, args.seed),
+        0.5,
+        8,
+    )
     sizes, n_squares = range(8, 81, 8), args.squares
 images = images.to(args.device)
 last = [name for name, m in model.named_modules() if list(m.parameters(recurse=False))][-1]

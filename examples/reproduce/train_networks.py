@@ -8,7 +8,7 @@ they miss by themselves.
 
     python examples/reproduce/train_networks.py --data-root DATA
 
-It takes about a quarter of an hour on one core, each network at most five minutes.
+It takes about twenty minutes on one core, each network at most six.
 """
 
 from __future__ import annotations

@@ -29,6 +29,12 @@ def test_a_generator_that_is_given_is_the_one_that_is_used():
     assert fresh_generator(generator, "cpu") is generator
 
 
+@pytest.mark.parametrize("seed", [0, 3, torch.tensor(0)], ids=repr)
+def test_a_seed_is_no_generator(seed):
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
+        fresh_generator(seed)
+
+
 def test_a_fresh_generator_is_unpredictable():
     torch.manual_seed(0)
     first = torch.rand(4, generator=fresh_generator(None))

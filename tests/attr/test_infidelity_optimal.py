@@ -252,6 +252,25 @@ def test_sampled_shapley_values_are_complete_and_near():
     close(got, x * torch.arange(12).double(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_samples", [30, 400])
+@pytest.mark.parametrize("mask", [None, torch.arange(40)[None] // 2])
+def test_sampled_shapley_values_of_what_equals_its_baseline_are_zero(n_samples, mask):
+    """With the dual and the primal solver; the two examples have different features there."""
+    model, x = Smooth(40), normal(2, 40)
+    x0 = torch.zeros_like(x)
+    x0[0, ::2] = x[0, ::2]
+    x0[1, 4:] = x[1, 4:]
+    f = f_of(model, 1)
+    got = InfidelityOptimal(model, ShapleyRemoval()).attribute(
+        x, x0, target=1, feature_mask=mask, n_samples=n_samples, generator=rng()
+    )
+    close(got.sum(1), f(x) - f(x0))
+    assert (got[1, 4:] == 0).all()
+    assert (got[1, :4] != 0).all()
+    if mask is None:
+        assert (got[0, ::2] == 0).all()
+
+
 # --- The least infidelity, on the whole distribution.
 
 
@@ -280,16 +299,20 @@ def whole_distribution(perturbation, x, x0, mask):
     raise AssertionError(perturbation)
 
 
-@pytest.mark.parametrize("mask", [None, torch.tensor([0, 0, 1, 2, 2, 5])])
+GROUPS = torch.tensor([0, 0, 1, 2, 2, 5])
+
+
 @pytest.mark.parametrize(
-    "perturbation",
+    ("perturbation", "mask"),
     [
-        BaselineShift(),
-        CoordinateStep(0.8),
-        FeatureRemoval(),
-        ShapleyRemoval(),
-        SeveralBaselines(normal(4, 6, seed=11)),
-        SeveralBaselines(normal(9, 6, seed=11)),
+        (BaselineShift(), None),
+        (CoordinateStep(0.8), None),
+        (FeatureRemoval(), None),
+        (FeatureRemoval(), GROUPS),
+        (ShapleyRemoval(), None),
+        (ShapleyRemoval(), GROUPS),
+        (SeveralBaselines(normal(4, 6, seed=11)), None),
+        (SeveralBaselines(normal(9, 6, seed=11)), None),
     ],
     ids=repr,
 )

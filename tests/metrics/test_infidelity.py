@@ -6,6 +6,7 @@ import pytest
 import torch
 from captum.metrics import infidelity as captum_infidelity
 
+from captum_robust.attr import InfidelityOptimal
 from captum_robust.metrics import infidelity
 from captum_robust.perturbations import (
     BaselineShift,
@@ -13,6 +14,7 @@ from captum_robust.perturbations import (
     FeatureRemoval,
     GaussianBaseline,
     Points,
+    SeveralBaselines,
     ShapleyRemoval,
     SquareRemoval,
 )
@@ -114,6 +116,25 @@ def test_bad_input(change, message):
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
         infidelity(**(arguments | change))
+
+
+NO_GROUPS = [
+    SquareRemoval([2]), GaussianBaseline(), BaselineShift(), CoordinateStep(),
+    SeveralBaselines(images()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("perturbation", NO_GROUPS, ids=str)
+def test_a_feature_mask_is_not_ignored_in_silence(perturbation):
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.long)
+    explain = InfidelityOptimal(model, perturbation)
+    for call in (
+        lambda: infidelity(model, perturbation, images(), images(), target=1, feature_mask=mask),
+        lambda: perturbation.perturb_func(feature_mask=mask),
+        lambda: explain.attribute(images(), target=1, feature_mask=mask),
+    ):
+        with pytest.raises(ValueError, match=r"feature_mask: .* knows no groups"):
+            call()
 
 
 def test_a_function_is_no_perturbation():
