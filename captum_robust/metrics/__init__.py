@@ -21,7 +21,9 @@ noise is not taken for a change.
 from __future__ import annotations
 
 from captum_robust._utils.relevance import relevance_map
+from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
 from captum_robust.metrics.faithfulness import infidelity
+from captum_robust.metrics.flipping import FlippingCurves, pixel_flipping
 from captum_robust.metrics.gradient_sensitivity import sensitivity_gradient
 from captum_robust.metrics.randomization import RankCorrelations, parameter_randomization
 from captum_robust.metrics.sensitivity import sensitivity_lipschitz, sensitivity_max
@@ -35,12 +37,17 @@ from captum_robust.metrics.similarity import (
 from captum_robust.metrics.stability import explanation_stability
 
 __all__ = [
+    "CurvatureBound",
+    "FlippingCurves",
     "RankCorrelations",
+    "curvature_bound",
     "explanation_stability",
     "infidelity",
     "mean_squared_error",
     "parameter_randomization",
     "pearson_correlation",
+    "pixel_flipping",
+    "principal_curvature",
     "relevance_map",
     "sensitivity_gradient",
     "sensitivity_lipschitz",
