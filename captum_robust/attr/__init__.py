@@ -1,4 +1,18 @@
-"""Explanations, as classes that stand beside those of :mod:`captum.attr`."""
+"""Explanations, as classes that stand beside those of :mod:`captum.attr`.
+
+These can be differentiated (:func:`differentiable`), so that every attack takes them as its
+``explanation``, and smoothed by :class:`BetaSmoothing` and :class:`KernelSmoothing`:
+
+==========================  =====================================================================
+gradient                    :class:`captum.attr.Saliency`, :class:`captum.attr.InputXGradient`
+integrated gradients        :class:`captum.attr.IntegratedGradients`
+guided backpropagation      :class:`GuidedBackprop`, also of functional and in-place rectifiers
+LRP                         :class:`RelevancePropagation`, z+ and zB
+PatternAttribution          :class:`PatternAttribution`, with :func:`learn_patterns`
+SmoothGrad                  :class:`KernelSmoothing` around any of these
+Grad-CAM                    :class:`captum.attr.LayerGradCam`
+==========================  =====================================================================
+"""
 
 from captum_robust.attr._patterns import Patterns, learn_patterns
 from captum_robust.attr.beta_smoothing import (

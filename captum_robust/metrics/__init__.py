@@ -16,6 +16,10 @@ is out of range, or the explanation is NaN, Inf or not one per example. Their re
 on ``max_examples_per_batch``, and half precision is measured in float32. An ``Attribution`` that
 draws noise with a generator (``KernelSmoothing``) draws the same noise for every point, so that its
 noise is not taken for a change.
+
+The **geometry**: :func:`principal_curvature` and :func:`curvature_bound` take the model and the
+class that is explained, as Captum does, and measure half precision in float32.
+:func:`pixel_flipping` gives curves, and their area.
 """
 
 from __future__ import annotations
