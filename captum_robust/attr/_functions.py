@@ -10,6 +10,11 @@ from captum_robust.attr.softplus import smoothed
 WEIGHTED = names("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 """Layers of an input, a weight and a bias, in this order."""
 
+MATRIX_PRODUCTS = names(
+    "matmul __matmul__ __rmatmul__ mm bmm mv addmm addbmm baddbmm addmv einsum bilinear tensordot"
+)
+"""Layers of a weight that are spelled in another way."""
+
 RECTIFIERS = names(
     "relu relu6 leaky_relu prelu rrelu hardtanh hardswish softshrink threshold clamp clip clamp_min"
 )

@@ -87,14 +87,16 @@ class Step:
 
     def backward(self, above: list[Tensor | None], create_graph: bool) -> list[Tensor]:
         """The true backward pass of this call alone: the gradients of ``inputs``."""
-        given = [(node.tensor, g) for node, g in zip(self.outputs, above, strict=True)]
-        outputs, gradients = zip(*[(y, g) for y, g in given if g is not None], strict=True)
+        pairs = zip(self.outputs, above, strict=True)
+        outputs, gradients = zip(*[(y.value, g) for y, g in pairs if g is not None], strict=True)
         found = torch.autograd.grad(
             outputs, self.edges, gradients,
             create_graph=create_graph, retain_graph=True, allow_unused=True,
         )  # fmt: skip
-        pairs = zip(found, self.tensors, strict=True)
-        return [torch.zeros_like(x) if g is None else g for g, x in pairs]
+        return [
+            torch.zeros_like(x) if g is None else g
+            for g, x in zip(found, self.tensors, strict=True)
+        ]
 
 
 Shares = Iterable[tuple[Node, Tensor]]
@@ -213,7 +215,8 @@ class Tape(TorchFunctionMode):
             name = name.strip("_")  # F.threshold is called _threshold
         result = func(*args, **kwargs)
         step = Step(name, func, args, kwargs, list(nodes.values()), tensors, edges, beta)
-        made = [t for t in _tensors((result,)) if t.requires_grad]
+        # Some calls hand back what they were given, such as a dropout in evaluation mode.
+        made = [t for t in _tensors((result,)) if t.requires_grad and id(t) not in nodes]
         if made:
             self._check(step)
             step.outputs = [Node(t, step) for t in made]
@@ -300,7 +303,7 @@ _WRITES = "{} writes into a tensor that is explained. Make a new tensor in its p
 _QUESTIONS = names(
     "dim size numel stride is_floating_point is_complex is_contiguous requires_grad_ retain_grad "
     "register_hook storage_offset data_ptr element_size get_device __len__ __hash__ __repr__ "
-    "__format__ ndimension nelement type_as_ __bool__ item tolist"
+    "__format__ ndimension nelement __bool__ item tolist"
 )
 
 

@@ -14,12 +14,22 @@ from captum_robust._utils.checks import checked
 from captum_robust._utils.eager import refuse_unseen
 from captum_robust.attr._backwards import BLIND, BackwardRules
 from captum_robust.attr._callers import refusal
-from captum_robust.attr._functions import apply_weight, is_weighted, weight_of
+from captum_robust.attr._functions import (
+    MATRIX_PRODUCTS,
+    apply_weight,
+    is_weighted,
+    weight_of,
+)
 from captum_robust.attr._patterns import Patterns
 from captum_robust.attr._tape import Shares, Step, plain_backward
 
 _UNKNOWN = (
     "patterns has none for the weight of {!r}. Learn them with learn_patterns from this very model."
+)
+
+_NO_LAYER = (
+    "{!r} multiplies by a weight that can have no pattern. Write it with "
+    "torch.nn.functional.linear or a convolution."
 )
 
 
@@ -133,6 +143,8 @@ class _PatternRules:
     def check(self, step: Step) -> None:
         if is_weighted(step) and id(weight_of(step)) not in self._by_weight:
             raise refusal(_UNKNOWN.format(step.name))
+        if step.name in MATRIX_PRODUCTS:
+            raise refusal(_NO_LAYER.format(step.name))
 
     def distribute(self, step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
         if is_weighted(step):

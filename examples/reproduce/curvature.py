@@ -58,9 +58,10 @@ for beta in args.betas:
         smooth, images, manipulated, classes, n_points=args.n_points, generator=generator, **common
     )
     largest = curvature.max().item()
+    moved = sides.length > 0  # where the attack has found nothing both sides are zero
     numbers = [
         curvature.median().item(), largest, largest / beta, sides.change.median().item(),
-        sides.bound.median().item(), (sides.change / sides.bound).max().item(),
+        sides.bound.median().item(), (sides.change / sides.bound)[moved].max().item(),
     ]  # fmt: skip
     rows.append([f"{beta:g}", *[f"{number:.3g}" for number in numbers]])
     print(rows[-1], flush=True)

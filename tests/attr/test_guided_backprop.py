@@ -66,6 +66,9 @@ SPELLINGS = {
     "method": lambda: Network([torch.Tensor.relu] * 3),
     "method in place": lambda: Network([in_place] * 3),
     "F.relu in place": lambda: Network([lambda z: F.relu(z, inplace=True)] * 3),
+    "in place behind a dropout": lambda: Network(
+        [lambda z: in_place(F.dropout(z, training=False))] * 3
+    ),
     "clamp": lambda: Network([lambda z: z.clamp(min=0)] * 3),
     "threshold": lambda: Network([nn.Threshold(0.0, 0.0)] * 3),
 }

@@ -266,6 +266,8 @@ def test_bad_input():
     only_first = Patterns({"0.weight": patterns["0.weight"]})
     with pytest.raises(TypeError, match=r"'2' \(Linear\): patterns has none for the weight"):
         PatternAttribution(model, only_first).attribute(vectors(), target=1)
+    with pytest.raises(TypeError, match=r"'matmul' multiplies by a weight.*functional\.linear"):
+        PatternAttribution(lambda x: x @ model[0].weight.T, patterns, model).attribute(vectors(), 1)
     with pytest.raises(ValueError, match=r"'0\.weight' has shape \(2, 2\), and in the model \(5, "):
         PatternAttribution(model, Patterns({"0.weight": torch.ones(2, 2)}))
     with pytest.raises(ValueError, match=r"'x' has shape \(2,\), and in the model it does not"):
