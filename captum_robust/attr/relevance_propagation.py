@@ -31,7 +31,8 @@ class RelevancePropagation(GradientAttribution):
     what they get; a batch norm after a layer is one layer with it; pooling by the maximum hands on
     to the largest; sums and averages share by positive parts, by negative ones where there are
     none; a product with a sigmoid goes to the signal. Biases take nothing. So relevance is
-    conserved but where a neuron has no positive contribution at all.
+    conserved but where a neuron has no positive contribution at all: it is rare in most networks,
+    but common among depthwise convolutions, whose neurons are often held up by their bias alone.
 
     Any model of torch's functions or modules will do, residual and dense ones among them, and is
     left as it is. It can be differentiated (:func:`differentiable`): the rules are ordinary
