@@ -157,6 +157,7 @@ def test_lower_bounds_are_the_oldest_versions_that_were_tested():
         "getting_started.rst",
         "robust_training.rst",
         "write_your_own_attack.rst",
+        "write_your_own_explanation.rst",
         "write_your_own_perturbation.rst",
     ],
 )

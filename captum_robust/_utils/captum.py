@@ -24,7 +24,12 @@ from captum._utils.common import (
     _run_forward,
 )
 from captum._utils.gradient import compute_gradients as _captum_compute_gradients
-from captum.attr import Attribution, GradientAttribution, PerturbationAttribution
+from captum.attr import (
+    Attribution,
+    GradientAttribution,
+    LayerGradCam,
+    PerturbationAttribution,
+)
 from captum.attr._utils.approximation_methods import approximation_parameters
 from captum.attr._utils.common import _format_input_baseline, _validate_input
 from torch import Tensor, nn
@@ -33,6 +38,7 @@ from captum_robust._utils.model_state import buffers_kept
 
 __all__ = [
     "approximation_parameters",
+    "attach_graph",
     "attribute_detached",
     "check_rows",
     "compute_gradients",
@@ -45,6 +51,7 @@ __all__ = [
     "logits_of",
     "map_forward",
     "signature_of",
+    "unwrapped",
     "use_gradients",
     "validate_path",
 ]
@@ -99,7 +106,7 @@ def compute_gradients(
         output = explained_output(forward_fn, inputs, target_ind, additional_forward_args)
         gradients = torch.autograd.grad(output.sum(), inputs, create_graph=create_graph)
         if create_graph:
-            return tuple(map(_with_graph, gradients, inputs))
+            return tuple(map(attach_graph, gradients, inputs))
         return gradients
 
 
@@ -110,7 +117,7 @@ def explained_output(
     additional_forward_args: Any = None,
 ) -> Tensor:
     """The number that is explained, one per example: (N,) or (N, 1, ...)."""
-    output = _run_forward(_unwrapped(forward_fn), inputs, target, additional_forward_args)
+    output = _run_forward(unwrapped(forward_fn), inputs, target, additional_forward_args)
     # No check of the rows here: DeepLift runs inputs and baselines as one batch of twice the size.
     if output[0].numel() != 1:
         raise ValueError(
@@ -120,7 +127,9 @@ def explained_output(
     return output
 
 
-def _unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:
+def unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:
+    """``forward_fn`` that returns the tensor where the model returns an object with ``.logits``."""
+
     def forward(*args: Any) -> Tensor:
         return logits_of(forward_fn(*args))
 
@@ -136,7 +145,8 @@ def signature_of(forward: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(lambda *args, **kwargs: None)
 
 
-def _with_graph(gradient: Tensor, of: Tensor) -> Tensor:
+def attach_graph(gradient: Tensor, of: Tensor) -> Tensor:
+    """``gradient`` with a graph that holds ``of``, of zeros where it had none."""
     # Of a linear model the gradient is a weight: it may have a graph that does not hold ``of``.
     never = torch.zeros((), dtype=torch.bool, device=of.device)
     return torch.where(never, of, gradient)
@@ -207,8 +217,8 @@ def attribute_detached(
         for x in tensors
     )
     quiet = _with_own_gradients(attribution)
-    if isinstance(innermost, PerturbationAttribution):
-        quiet = map_forward(quiet, _unwrapped)
+    if isinstance(innermost, (PerturbationAttribution, LayerGradCam)):
+        quiet = map_forward(quiet, unwrapped)
     unchecked = getattr(quiet.attribute, "unchecked", None)
     attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
     with buffers_kept(innermost.forward_func):

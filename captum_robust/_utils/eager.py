@@ -11,7 +11,11 @@ from torch import nn
 _SCRIPTED = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch.ScriptMethod)
 
 
-def refuse_unseen(forward: Callable[..., Any], argument: str = "forward_func") -> None:
+def refuse_unseen(
+    forward: Callable[..., Any],
+    argument: str = "forward_func",
+    why: str = "its rectifiers cannot be smoothed from outside",
+) -> None:
     """Raise TypeError if ``forward``, or a module in it, runs where a function mode is blind."""
     owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", forward)
     modules = owner.named_modules() if isinstance(owner, nn.Module) else [("", owner)]
@@ -19,8 +23,8 @@ def refuse_unseen(forward: Callable[..., Any], argument: str = "forward_func") -
         reason = _unseen(module)
         if reason:
             raise TypeError(
-                f"{argument}: {path or type(module).__name__!r} is {reason}, so its rectifiers "
-                "cannot be smoothed from outside. Pass the original eager, single-device model."
+                f"{argument}: {path or type(module).__name__!r} is {reason}, so {why}. Pass the "
+                "original eager, single-device model."
             )
 
 

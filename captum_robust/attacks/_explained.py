@@ -16,8 +16,17 @@ from torch import Tensor, nn
 from captum_robust._utils.captum import attribute_detached, is_forward_of, map_forward
 from captum_robust._utils.checks import check_logits
 from captum_robust._utils.relevance import normalized_relevance
-from captum_robust.attr import differentiable, softplus_activations
+from captum_robust.attr import (
+    GuidedBackprop,
+    PatternAttribution,
+    RelevancePropagation,
+    differentiable,
+    softplus_activations,
+)
 from captum_robust.attr.kernel_smoothing import draws_noise
+
+_RUN_ONCE = (Saliency, InputXGradient, GuidedBackprop, RelevancePropagation, PatternAttribution)
+"""Explanations that run the model once, on the very inputs."""
 
 
 class Explained:
@@ -60,7 +69,7 @@ class ModelView:
                 "not reach it. Put the normalisation into the model, or explain the model itself."
             )
         # These run the model once, on the very images: its output need not be computed again.
-        runs_once = type(explanation) in (Saliency, InputXGradient)
+        runs_once = type(explanation) in _RUN_ONCE
         self._output_comes_along = explains_model and runs_once
         self._seen: Tensor | None = None
         if normalised or self._output_comes_along:

@@ -1,21 +1,44 @@
-"""Explanations, as classes that stand beside those of :mod:`captum.attr`."""
+"""Explanations, as classes that stand beside those of :mod:`captum.attr`.
 
+These can be differentiated (:func:`differentiable`), so that every attack takes them as its
+``explanation``, and smoothed by :class:`BetaSmoothing` and :class:`KernelSmoothing`:
+
+==========================  =====================================================================
+gradient                    :class:`captum.attr.Saliency`, :class:`captum.attr.InputXGradient`
+integrated gradients        :class:`captum.attr.IntegratedGradients`
+guided backpropagation      :class:`GuidedBackprop`, also of functional and in-place rectifiers
+LRP                         :class:`RelevancePropagation`, z+ and zB
+PatternAttribution          :class:`PatternAttribution`, with :func:`learn_patterns`
+SmoothGrad                  :class:`KernelSmoothing` around any of these
+Grad-CAM                    :class:`captum.attr.LayerGradCam`
+==========================  =====================================================================
+"""
+
+from captum_robust.attr._patterns import Patterns, learn_patterns
 from captum_robust.attr.beta_smoothing import (
     BetaSmoothedGradient,
     BetaSmoothing,
 )
 from captum_robust.attr.differentiable import differentiable
+from captum_robust.attr.guided_backprop import GuidedBackprop
 from captum_robust.attr.infidelity_optimal import InfidelityOptimal, NoisyBaseline, Square
 from captum_robust.attr.kernel_smoothing import KernelSmoothing
+from captum_robust.attr.pattern_attribution import PatternAttribution
+from captum_robust.attr.relevance_propagation import RelevancePropagation
 from captum_robust.attr.softplus import softplus_activations
 
 __all__ = [
     "BetaSmoothedGradient",
     "BetaSmoothing",
+    "GuidedBackprop",
     "InfidelityOptimal",
     "KernelSmoothing",
     "NoisyBaseline",
+    "PatternAttribution",
+    "Patterns",
+    "RelevancePropagation",
     "Square",
     "differentiable",
+    "learn_patterns",
     "softplus_activations",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 # torch's count of who uses a block of memory; private, and so allowed to be missing.
 _use_count = getattr(torch._C, "_storage_Use_Count", None)
@@ -33,7 +34,16 @@ def overwrite(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     Everybody who holds ``z`` must see the new value, autograd must keep the old one, and copying
     either costs as much as the activation. Where nobody else uses the memory of ``z``, it leaves
     the old memory to autograd and takes that of the result; else the result is copied into it.
+
+    Function modes see this call as they see one of torch: what it does to ``z`` they cannot see.
     """
+    if has_torch_function_unary(z):
+        return handle_torch_function(overwrite, (z,), z, activation)
+    return overwrite_unseen(z, activation)
+
+
+def overwrite_unseen(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """:func:`overwrite` behind the back of function modes: ``activation`` is still seen by them."""
     if not _is_sole_user(z):
         return z.copy_(activation(z.clone()))
     result = activation(_Unversioned.apply(z)).to(z.dtype)  # autocast may have changed it

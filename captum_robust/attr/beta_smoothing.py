@@ -64,8 +64,8 @@ class BetaSmoothing(Attribution):
     Raises:
         ValueError: ``beta`` is not a positive finite number.
         TypeError: ``attribution_method`` is no ``Attribution``, is one that cannot be smoothed
-            (LRP, GuidedBackprop, Deconvolution and what is built on them), or its model is
-            scripted, compiled or parallel.
+            (Captum's LRP, GuidedBackprop, Deconvolution and what is built on them; this room's
+            own can be), or its model is scripted, compiled or parallel.
 
     References:
         Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame".
@@ -247,7 +247,8 @@ def _refuse_unsmoothable(attribution: Attribution) -> None:
     if isinstance(attribution, _NOT_SMOOTHABLE):
         raise TypeError(
             f"{type(attribution).__name__} cannot be beta-smoothed: it applies rectifiers of its "
-            "own to weights or gradients. Use Saliency, InputXGradient or IntegratedGradients."
+            "own to weights or gradients. Use GuidedBackprop, RelevancePropagation or "
+            "PatternAttribution of captum_robust.attr, or a gradient method."
         )
     refuse_unseen(attribution.forward_func)
     for held in vars(attribution).values():

@@ -8,10 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from captum.attr import (
+    LRP,
     Attribution,
     GradientShap,
+    GuidedBackprop,
     InputXGradient,
     IntegratedGradients,
+    LayerGradCam,
     NoiseTunnel,
     Saliency,
 )
@@ -23,6 +26,8 @@ from captum_robust._utils.captum import (
     format_inputs,
     format_inputs_and_baselines,
     format_output,
+    map_forward,
+    unwrapped,
     use_gradients,
     validate_path,
 )
@@ -46,9 +51,10 @@ def differentiable(attribution_method: Attribution) -> Callable[..., Attribution
     Captum detaches some attributions and gives others a graph with a wrong gradient. This function
     returns the same values with a graph that passes ``torch.autograd.gradcheck``, or refuses.
 
-    Supported are Saliency, InputXGradient, IntegratedGradients (``internal_batch_size`` cuts the
-    passes; the graph of all of them is kept), BetaSmoothing, BetaSmoothedGradient,
-    KernelSmoothing, any nesting of these, and every class with a method ``attribute_with_graph``.
+    Supported are Captum's Saliency, InputXGradient, IntegratedGradients (``internal_batch_size``
+    cuts the passes; the graph of all of them is kept) and LayerGradCam; and every class with a
+    method ``attribute_with_graph``, as BetaSmoothing, BetaSmoothedGradient, KernelSmoothing,
+    GuidedBackprop, RelevancePropagation and PatternAttribution of this room, in any nesting.
 
     Of a network of rectifiers the second derivative is zero almost everywhere, and so is most of
     what comes back through the graph: smooth it (:class:`BetaSmoothing`) to learn something.
@@ -155,10 +161,37 @@ def _integrated_gradients(
     return format_output(is_tuple, total)
 
 
+def _layer_grad_cam(
+    explanation: LayerGradCam,
+    inputs: Tensor | tuple[Tensor, ...],
+    target: Any = None,
+    additional_forward_args: Any = None,
+    attribute_to_layer_input: bool = False,
+    relu_attributions: bool = False,
+    attr_dim_summation: bool = True,
+    grad_kwargs: dict[str, Any] | None = None,
+) -> Attributions:
+    """Captum's own, whose gradients of the layer keep their graph."""
+    maps = map_forward(explanation, unwrapped).attribute(
+        inputs,
+        target=target,
+        additional_forward_args=additional_forward_args,
+        attribute_to_layer_input=attribute_to_layer_input,
+        attr_dim_summation=attr_dim_summation,
+        grad_kwargs={**(grad_kwargs or {}), "create_graph": True},
+    )
+    if not relu_attributions:
+        return maps
+    # Spelled out: it is no rectifier of the network, so it stays when the network is smoothed.
+    is_tuple, tensors = format_inputs(maps)
+    return format_output(is_tuple, tuple(torch.where(m > 0, m, 0.0) for m in tensors))
+
+
 _WITH_GRAPH: dict[type[Attribution], Callable[..., Attributions]] = {
     Saliency: _attribute,
     InputXGradient: _attribute,
     IntegratedGradients: _integrated_gradients,
+    LayerGradCam: _layer_grad_cam,
 }
 
 
@@ -174,6 +207,9 @@ def _refusal(method: Any) -> str:
     )
     if isinstance(method, NoiseTunnel):
         remedy = "Use captum_robust.attr.KernelSmoothing, which smooths alike and keeps the graph."
+    if isinstance(method, (GuidedBackprop, LRP)):
+        ours = "GuidedBackprop" if isinstance(method, GuidedBackprop) else "RelevancePropagation"
+        remedy = f"Use captum_robust.attr.{ours}, which keeps the graph."
     if isinstance(method, GradientShap):
         remedy = "Use KernelSmoothing(IntegratedGradients(model)), which keeps the graph."
     return (

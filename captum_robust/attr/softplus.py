@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from captum_robust._utils.checks import check_positive
 from captum_robust.attr._overwrite import overwrite
@@ -81,12 +82,14 @@ class softplus_activations(TorchFunctionMode):
             entering.enter_context(disable_saved_tensors_hooks(_RECOMPUTED))
             super().__enter__()
             self._guards.append(entering.pop_all())
+        _betas().append(self.beta)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         try:
             super().__exit__(*exception)
         finally:
+            _betas().pop()
             self._guards.pop().close()
 
     def __torch_function__(
@@ -110,10 +113,32 @@ class softplus_activations(TorchFunctionMode):
         self.replaced_without_grad += not torch.is_grad_enabled()
         if kwargs.get("inplace", func in _IN_PLACE):
             # Written back, since code may drop the return value.
-            return overwrite(z, lambda old: smooth(old, self.beta))
+            return overwrite(z, lambda old: smoothed(old, smooth, self.beta, func.__name__))
+        value = smoothed(z, smooth, self.beta, func.__name__)
         if kwargs.get("out") is not None:
-            return torch.add(smooth(z, self.beta), 0, out=kwargs["out"])
-        return smooth(z, self.beta)
+            return torch.add(value, 0, out=kwargs["out"])
+        return value
+
+
+def smoothed(z: Tensor, smooth: _Smooth, beta: float, name: str) -> Tensor:
+    """The smooth form of the activation ``name``; to other function modes it is a single call."""
+    if has_torch_function_unary(z):
+        return handle_torch_function(smoothed, (z,), z, smooth, beta, name)
+    return smooth(z, beta)
+
+
+def beta_in_effect() -> float | None:
+    """The sharpness that rectifiers of this thread have now; None outside of all blocks."""
+    return _betas()[-1] if _betas() else None
+
+
+_local = threading.local()
+
+
+def _betas() -> list[float]:
+    if not hasattr(_local, "betas"):
+        _local.betas = []
+    return _local.betas
 
 
 # Each reader below has the signature of the functions that it stands for. It returns the

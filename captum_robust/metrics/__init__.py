@@ -16,12 +16,18 @@ is out of range, or the explanation is NaN, Inf or not one per example. Their re
 on ``max_examples_per_batch``, and half precision is measured in float32. An ``Attribution`` that
 draws noise with a generator (``KernelSmoothing``) draws the same noise for every point, so that its
 noise is not taken for a change.
+
+The **geometry**: :func:`principal_curvature` and :func:`curvature_bound` take the model and the
+class that is explained, as Captum does, and measure half precision in float32.
+:func:`pixel_flipping` gives curves, and their area.
 """
 
 from __future__ import annotations
 
 from captum_robust._utils.relevance import relevance_map
+from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
 from captum_robust.metrics.faithfulness import infidelity
+from captum_robust.metrics.flipping import FlippingCurves, pixel_flipping
 from captum_robust.metrics.gradient_sensitivity import sensitivity_gradient
 from captum_robust.metrics.randomization import RankCorrelations, parameter_randomization
 from captum_robust.metrics.sensitivity import sensitivity_lipschitz, sensitivity_max
@@ -35,12 +41,17 @@ from captum_robust.metrics.similarity import (
 from captum_robust.metrics.stability import explanation_stability
 
 __all__ = [
+    "CurvatureBound",
+    "FlippingCurves",
     "RankCorrelations",
+    "curvature_bound",
     "explanation_stability",
     "infidelity",
     "mean_squared_error",
     "parameter_randomization",
     "pearson_correlation",
+    "pixel_flipping",
+    "principal_curvature",
     "relevance_map",
     "sensitivity_gradient",
     "sensitivity_lipschitz",

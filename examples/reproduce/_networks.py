@@ -12,8 +12,6 @@ from _data import birds_and_frogs, captioned, captions, cifar10, mnist
 from torch import Tensor, nn
 from torchvision import transforms
 
-from captum_robust.zoo import fashion_mnist_cnn
-
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -172,12 +170,7 @@ MNIST_NETWORKS = [name for name in TRAINING if name.startswith("mnist")]
 
 
 def network(name: str, args: Namespace) -> nn.Module:
-    """The trained network on ``args.device``, in evaluation mode, from ``args.networks``.
-
-    "fashion-mnist" is the network of the zoo.
-    """
-    if name == "fashion-mnist":
-        return fashion_mnist_cnn().to(args.device)
+    """The trained network on ``args.device``, in evaluation mode, from ``args.networks``."""
     path = args.networks / f"{name}.pt"
     if not path.exists():
         print(f"{path} is not there: training the network", flush=True)

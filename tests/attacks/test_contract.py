@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, Saliency
+from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
 
 from captum_robust.attacks import (
     Dombrowski,
@@ -16,7 +16,15 @@ from captum_robust.attacks import (
     GhorbaniTopK,
     RandomSign,
 )
-from captum_robust.attr import BetaSmoothedGradient, BetaSmoothing, KernelSmoothing
+from captum_robust.attr import (
+    BetaSmoothedGradient,
+    BetaSmoothing,
+    GuidedBackprop,
+    KernelSmoothing,
+    PatternAttribution,
+    Patterns,
+    RelevancePropagation,
+)
 
 EPS = 0.05
 CORNER = torch.zeros(8, 8, dtype=torch.bool)
@@ -69,6 +77,19 @@ def fixed_noise(like, generator):
     return noise.expand_as(like)
 
 
+def first_convolution(model):
+    return next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+
+
+def pattern_attribution(model):
+    """With patterns that are drawn."""
+    generator = torch.Generator().manual_seed(3)
+    weights = {name: w for name, w in model.named_parameters() if w.dim() > 1}
+    return PatternAttribution(model, Patterns({
+        name: torch.randn(w.shape, generator=generator) for name, w in weights.items()
+    }))  # fmt: skip
+
+
 NOISE = {"kernel": fixed_noise, "radius": 0.05, "n_samples": 2}
 # Name: constructor, arguments.
 EXPLANATIONS = {
@@ -79,6 +100,15 @@ EXPLANATIONS = {
     "BetaSmoothing": (lambda model: BetaSmoothing(Saliency(model), 2.0), {}),
     "BetaSmoothedGradient": (lambda model: BetaSmoothedGradient(model, 2.0), {}),
     "KernelSmoothing": (lambda model: KernelSmoothing(Saliency(model)), NOISE),
+    "GuidedBackprop": (GuidedBackprop, {}),
+    "RelevancePropagation": (RelevancePropagation, {}),
+    "PatternAttribution": (pattern_attribution, {}),
+    "LayerGradCam": (lambda m: LayerGradCam(m, first_convolution(m)), {}),
+    "smoothed GuidedBackprop": (lambda m: BetaSmoothing(GuidedBackprop(m), 20.0), {}),
+    "smoothed RelevancePropagation": (
+        lambda m: KernelSmoothing(BetaSmoothing(RelevancePropagation(m), 20.0)),
+        NOISE,
+    ),
     "nesting": (lambda m: KernelSmoothing(BetaSmoothing(InputXGradient(m), 5.0)), NOISE),
 }
 EACH_EXPLANATION = pytest.mark.parametrize("explanation_name", EXPLANATIONS)

@@ -26,9 +26,13 @@ from captum_robust import perturbations
 from captum_robust.attr import (
     BetaSmoothedGradient,
     BetaSmoothing,
+    GuidedBackprop,
     InfidelityOptimal,
     KernelSmoothing,
     NoisyBaseline,
+    PatternAttribution,
+    Patterns,
+    RelevancePropagation,
     differentiable,
 )
 
@@ -46,6 +50,24 @@ class Case:
     arguments: object = dict  # further arguments, made for each call
     graph: bool = True  # whether differentiable() accepts it
     draws: bool = False  # whether it draws through captum from the global random state
+    homogeneous: bool = True  # whether it is twice as large for twice the output
+
+
+def propagation(forward):
+    return RelevancePropagation(forward, -9.0, 9.0)
+
+
+def pattern_attribution(forward):
+    """With patterns that are drawn, for the network that ``forward`` is or calls."""
+    cells = [cell.cell_contents for cell in getattr(forward, "__closure__", None) or ()]
+    network = next((f for f in (forward, *cells) if isinstance(f, nn.Module)), None) or Network()
+    generator = torch.Generator().manual_seed(3)
+    patterns = Patterns({
+        name: torch.randn(weight.shape, generator=generator)
+        for name, weight in network.named_parameters()
+        if weight.dim() > 1
+    })  # fmt: skip
+    return PatternAttribution(forward, patterns, network)
 
 
 OCCLUDE = partial(dict, sliding_window_shapes=(2,))
@@ -91,6 +113,23 @@ CASES = {
         lambda: {**seeded(), "stdevs": 0.1, "nt_samples": 2},
         graph=False,
         draws=True,
+    ),
+    "GuidedBackprop": Case(GuidedBackprop),
+    "RelevancePropagation": Case(propagation, homogeneous=False),
+    "PatternAttribution": Case(pattern_attribution),
+    "BetaSmoothing(GuidedBackprop)": Case(
+        lambda f: BetaSmoothing(GuidedBackprop(f), 3.0), homogeneous=False
+    ),
+    "BetaSmoothing(RelevancePropagation)": Case(
+        lambda f: BetaSmoothing(propagation(f), 3.0), homogeneous=False
+    ),
+    "BetaSmoothing(PatternAttribution)": Case(lambda f: BetaSmoothing(pattern_attribution(f), 3.0)),
+    "KernelSmoothing(GuidedBackprop)": Case(lambda f: KernelSmoothing(GuidedBackprop(f)), seeded),
+    "KernelSmoothing(RelevancePropagation)": Case(
+        lambda f: KernelSmoothing(propagation(f)), seeded, homogeneous=False
+    ),
+    "KernelSmoothing(PatternAttribution)": Case(
+        lambda f: KernelSmoothing(pattern_attribution(f)), seeded
     ),
     "NoisyBaseline": Case(NoisyBaseline, lambda: {"generator": seeded()["generator"]}, graph=False),
     "InfidelityOptimal(FeatureRemoval)": Case(
@@ -223,11 +262,14 @@ def test_targets_in_every_form(name, graph):
         want = torch.stack([by_class[c][i] for i, c in enumerate([2, 0, 1])])
         torch.testing.assert_close(run(target=mixed), want)
 
+    factor = 2 if CASES[name].homogeneous else 1
+
     def image(x):  # (N, 3, 2)
-        return torch.stack([network(x), 2 * network(x)], 2)
+        output = network(x)
+        return torch.stack([output, factor * output], 2)
 
     torch.testing.assert_close(explain(name, image, x, graph, target=(1, 0)), by_class[1])
-    want = torch.stack([by_class[0][0], 2 * by_class[1][1], 2 * by_class[2][2]])
+    want = torch.stack([by_class[0][0], factor * by_class[1][1], factor * by_class[2][2]])
     got = explain(name, image, x, graph, target=[(0, 0), (1, 1), (2, 1)])
     torch.testing.assert_close(got, want)
     got = explain(name, lambda x: network(x)[:, 1], x, graph)
@@ -238,6 +280,11 @@ def test_targets_in_every_form(name, graph):
 def test_further_arguments(name, graph):
     network, x, y = Network(), points(), points(seed=3)
     got = explain(name, network, x, graph, target=1, additional_forward_args=(y, 3.0))
+    if not CASES[name].homogeneous:
+        if "Kernel" not in name:
+            want = explain(name, lambda x: network(x, y, 3.0), x, graph, target=1)
+            torch.testing.assert_close(got, want)
+        return
     want = 3 * explain(name, lambda x, y: network(x, y), (x, y), graph, target=1)[0]
     # There the second input is noisy, too, or has a path of its own.
     if not any(

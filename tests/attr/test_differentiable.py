@@ -17,6 +17,7 @@ from captum.attr import (
     GuidedBackprop,
     InputXGradient,
     IntegratedGradients,
+    LayerActivation,
     LayerGradCam,
     NoiseTunnel,
     Occlusion,
@@ -231,6 +232,68 @@ def test_tuples_of_inputs(absolute):
     assert gradcheck(
         lambda a, b: seeded(KernelSmoothing(Saliency(forward)), target=1, **SMALL)((a, b)), (x, y)
     )
+
+
+class Images(nn.Module):
+    """A network of two convolutions, on rows of four numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, 2), nn.Conv2d(3, 2, 2, padding=1)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(18, 4)
+
+    def forward(self, x):
+        x = self.relu(self.first(x.view(-1, 1, 3, 3)))
+        return self.head(self.relu(self.second(x)).flatten(1))
+
+
+@pytest.mark.parametrize("layer", ["first", "second", "relu"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"relu_attributions": True},
+        {"attr_dim_summation": False},
+        {"attribute_to_layer_input": True},
+    ],
+    ids=str,
+)
+def test_grad_cam(layer, options):
+    if layer == "relu" and "attribute_to_layer_input" in options:
+        pytest.skip("Captum cannot: the rectifier overwrites its input")
+    model, x = fill(Images()), leaf(2, 9)
+    method = LayerGradCam(model, getattr(model, layer))
+    if layer == "relu":  # of a module that is used twice Captum takes the last call
+        assert method.attribute(x, target=1).shape == (2, 1, 3, 3)
+    explain = differentiable(method)
+    torch.testing.assert_close(explain(x, target=1, **options), method.attribute(x, 1, **options))
+    smoothed = differentiable(BetaSmoothing(method, 2.0))
+    assert gradcheck(lambda x: smoothed(x, target=1, **options), x)
+    (gradient,) = torch.autograd.grad(smoothed(x, target=1, **options).square().sum(), x)
+    assert gradient.abs().max() > 1e-6
+
+
+def test_the_rectifier_of_grad_cam_is_not_smoothed():
+    model, x = fill(Images()), leaf(2, 9)
+    explain = differentiable(LayerGradCam(model, model.second))
+    with softplus_activations(2.0):
+        rectified = explain(x, target=1, relu_attributions=True)
+        signed = explain(x, target=1)
+    assert (rectified == 0).any()
+    torch.testing.assert_close(rectified, signed.clamp(min=0))
+
+
+def test_grad_cam_of_objects_with_logits():
+    @dataclass
+    class Output:
+        logits: torch.Tensor
+
+    model, x = fill(Images()), leaf(2, 9)
+    want = LayerGradCam(model, model.first).attribute(x, target=1)
+    wrapped = LayerGradCam(lambda x: Output(model(x)), model.first)
+    torch.testing.assert_close(differentiable(wrapped)(x, target=1), want)
+    got = KernelSmoothing(wrapped).attribute(x, target=1, radius=1e-9, n_samples=2)
+    torch.testing.assert_close(got, want)
 
 
 def test_a_tuple_of_one_stays_a_tuple():
@@ -500,11 +563,11 @@ IMAGES = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8,
         (NoiseTunnel(Saliency(RELU)), "KernelSmoothing"),
         (GradientShap(RELU), "KernelSmoothing(IntegratedGradients(model))"),
         (DeepLift(RELU), "Use Saliency"),
-        (LRP(RELU), "Use Saliency"),
-        (GuidedBackprop(RELU), "Use Saliency"),
+        (LRP(RELU), "Use captum_robust.attr.RelevancePropagation"),
+        (GuidedBackprop(RELU), "Use captum_robust.attr.GuidedBackprop"),
         (Occlusion(RELU), "Use Saliency"),
         (FeatureAblation(RELU), "Use Saliency"),
-        (LayerGradCam(IMAGES, IMAGES[0]), "Use Saliency"),
+        (LayerActivation(IMAGES, IMAGES[0]), "Use Saliency"),
         (Sharpened(RELU), "attribute_with_graph"),
         (BetaSharpened(RELU), "attribute_with_graph"),
         (BetaSmoothing(NoiseTunnel(Saliency(RELU))), "KernelSmoothing"),

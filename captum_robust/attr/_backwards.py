@@ -1,0 +1,79 @@
+"""Explanations that walk the network backwards by rules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_robust._utils.captum import explained_output, format_inputs, format_output
+from captum_robust._utils.model_state import buffers_kept
+from captum_robust.attr._callers import Refusal
+from captum_robust.attr._tape import Bounds, Rule, Step, Tape
+
+BLIND = "the calls in it cannot be seen from outside"
+"""Why such an explanation refuses scripted and compiled models."""
+
+
+class BackwardRules:
+    """What an explanation does instead of the backward pass.
+
+    Args:
+        rule: The relevance of what a call was given, from that of its result.
+        check: Called with every call of the forward pass; may raise.
+        boxes: The bounds of the inputs, where the rules need them.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        check: Callable[[Step], None] = lambda step: None,
+        boxes: Callable[[tuple[Tensor, ...]], tuple[Bounds | None, ...] | None] = lambda x: None,
+    ) -> None:
+        self._rule, self._check, self._boxes = rule, check, boxes
+
+    def with_graph(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any,
+        additional_forward_args: Any,
+        create_graph: bool = True,
+    ) -> Any:
+        """The explanation of inputs that require gradients."""
+        is_tuple, tensors = format_inputs(inputs)
+        integer = [x.dtype for x in tensors if not x.is_floating_point()]
+        if integer:
+            raise ValueError(
+                f"inputs must be floating-point, got {integer[0]}. Convert them with .float(), or "
+                "explain an embedding."
+            )
+        try:
+            with torch.enable_grad():
+                tape = Tape(tensors, self._check, self._boxes(tensors))
+                with tape:
+                    output = explained_output(
+                        forward_func, tape.inputs, target, additional_forward_args
+                    )
+                relevance = tape.propagate(output, self._rule, create_graph)
+        except Refusal as refused:
+            raise TypeError(str(refused)) from None
+        return format_output(is_tuple, relevance)
+
+    def detached(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any,
+        additional_forward_args: Any,
+    ) -> Any:
+        """The explanation alone, that leaves nothing behind."""
+        is_tuple, tensors = format_inputs(inputs)
+        own = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in tensors)
+        ready = format_output(is_tuple, own)
+        with buffers_kept(forward_func):
+            return self.with_graph(
+                forward_func, ready, target, additional_forward_args, create_graph=False
+            )

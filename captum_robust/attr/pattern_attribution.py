@@ -1,0 +1,162 @@
+"""PatternAttribution, differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import GradientAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_robust._utils.checks import checked
+from captum_robust._utils.eager import refuse_unseen
+from captum_robust.attr._backwards import BLIND, BackwardRules
+from captum_robust.attr._callers import refusal
+from captum_robust.attr._functions import (
+    MATRIX_PRODUCTS,
+    apply_weight,
+    is_weighted,
+    weight_of,
+)
+from captum_robust.attr._patterns import Patterns
+from captum_robust.attr._tape import Shares, Step, plain_backward
+
+_UNKNOWN = (
+    "patterns has none for the weight of {!r}. Learn them with learn_patterns from this very model."
+)
+
+_NO_LAYER = (
+    "{!r} multiplies by a weight that can have no pattern. Write it with "
+    "torch.nn.functional.linear or a convolution."
+)
+
+
+class PatternAttribution(GradientAttribution):
+    r"""The gradient with each weight times its pattern in place of the weight.
+
+    .. math:: R_x = (W \odot A)^\top R_y
+
+    from :math:`R = 1` at the explained output, and the true derivative of all that is no layer of
+    weights. A batch norm after a layer is one layer with it. It can be differentiated
+    (:func:`differentiable`), and is for module and functional layers alike.
+
+    Args:
+        forward_func: The model, or any function that calls it.
+        patterns: A, one for each weight: :func:`learn_patterns`.
+        model: The module whose weights the patterns are for; None: ``forward_func``.
+
+    Raises:
+        TypeError: ``model`` is no module, or is scripted, compiled or parallel; on ``attribute``,
+            if it holds a layer without a pattern, which the message names.
+        ValueError: A pattern has a name or a shape that no parameter of ``model`` has.
+
+    References:
+        Kindermans et al. 2018, "Learning how to explain neural networks".
+
+    Example:
+        >>> import torch
+        >>> from captum_robust.attr import PatternAttribution, learn_patterns
+        >>> signal = torch.tensor([[-1.0], [0.0], [1.0]]) * torch.tensor([1.0, 1.0])
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[2.0, -1.0]]))
+        >>> explain = PatternAttribution(model, learn_patterns(model, [signal]))
+        >>> explain.attribute(signal[2:])
+        tensor([[ 2., -1.]])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        patterns: Patterns,
+        model: nn.Module | None = None,
+    ) -> None:
+        model = forward_func if model is None else model  # type: ignore[assignment]
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module, got {type(model).__name__}. Where forward_func "
+                "is none, name the module whose weights the patterns are for: model=."
+            )
+        if not isinstance(patterns, Patterns):
+            raise TypeError(
+                f"patterns must be Patterns, got {type(patterns).__name__}. Learn them with "
+                "learn_patterns, or read them with Patterns.load."
+            )
+        refuse_unseen(forward_func, why=BLIND)
+        weights = dict(model.named_parameters())
+        for name, pattern in patterns.items():
+            shape = tuple(weights[name].shape) if name in weights else None
+            if shape != tuple(pattern.shape):
+                raise ValueError(
+                    f"patterns: {name!r} has shape {tuple(pattern.shape)}, and in the model "
+                    f"{shape or 'it does not exist'}. Learn them from this very model."
+                )
+        super().__init__(forward_func)
+        self.patterns = patterns
+        self._named_parameters = model.named_parameters
+
+    @log_usage()
+    @checked
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Any:
+        """Explain ``inputs``.
+
+        Args:
+            inputs: Tensor or tuple of tensors, examples along dimension 0.
+            target: The class to explain, as in Captum.
+            additional_forward_args: Further arguments of the model, as in Captum.
+
+        Returns:
+            Attributions of the shapes, dtypes and devices of ``inputs``.
+
+        Raises:
+            ValueError: ``inputs`` is empty, integer, NaN, Inf or of unequal length.
+            TypeError: A layer has no pattern, or cannot be seen.
+        """
+        return self._rules().detached(self.forward_func, inputs, target, additional_forward_args)
+
+    def attribute_with_graph(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Any:
+        """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
+        return self._rules().with_graph(self.forward_func, inputs, target, additional_forward_args)
+
+    def _rules(self) -> BackwardRules:
+        known = {id(w): self.patterns.get(name) for name, w in self._named_parameters()}
+        by_weight = {key: pattern for key, pattern in known.items() if pattern is not None}
+        rules = _PatternRules(by_weight)
+        return BackwardRules(rules.distribute, rules.check)
+
+
+class _PatternRules:
+    def __init__(self, by_weight: dict[int, Tensor]) -> None:
+        self._by_weight = by_weight
+
+    def check(self, step: Step) -> None:
+        if is_weighted(step) and id(weight_of(step)) not in self._by_weight:
+            raise refusal(_UNKNOWN.format(step.name))
+        if step.name in MATRIX_PRODUCTS:
+            raise refusal(_NO_LAYER.format(step.name))
+
+    def distribute(self, step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
+        if is_weighted(step):
+            weight, (node,) = weight_of(step), step.inputs
+            weight = weight * self._by_weight[id(weight)].to(weight)
+            x = node.tensor.detach().requires_grad_()  # of which the derivative does not depend
+            y = apply_weight(step, x, weight)
+            return [(node, torch.autograd.grad(y, x, above, create_graph=create_graph)[0])]
+        source = step.inputs[0].source
+        if step.name == "batch_norm" and source is not None and is_weighted(source):
+            # One layer with the one below, and the slope cancels in weight times pattern.
+            (relevance,) = above
+            assert relevance is not None
+            return [(step.inputs[0], relevance)]
+        return plain_backward(step, above, create_graph)

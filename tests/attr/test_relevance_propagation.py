@@ -1,0 +1,477 @@
+"""Relevance propagation against loops over the formulas of the paper, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from captum_robust.attr import (
+    BetaSmoothing,
+    KernelSmoothing,
+    RelevancePropagation,
+    differentiable,
+    softplus_activations,
+)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def fill(model, seed=1):
+    generator = rng(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.normal_(0, 0.5, generator=generator)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_(0, 0.3, generator=generator)
+                module.running_var.uniform_(0.5, 2.0, generator=generator)
+    return model.double().eval()
+
+
+def images(n=2, channels=2, size=6, seed=2):
+    return torch.rand(n, channels, size, size, generator=rng(seed), dtype=torch.float64)
+
+
+# --- The formulas, written out. A layer is a matrix W[j, i] from all numbers to all numbers.
+
+
+def matrix_of(layer, shape):
+    """The matrix of a layer without its bias, by loops, and the shape of its result."""
+    if isinstance(layer, nn.Linear):
+        return layer.weight.detach().tolist(), (layer.out_features,)
+    (c_in, height, width), w = shape, layer.weight.detach()
+    (k, _), (s, _), (p, _) = layer.kernel_size, layer.stride, layer.padding
+    out_h, out_w = (height + 2 * p - k) // s + 1, (width + 2 * p - k) // s + 1
+    matrix = [[0.0] * (c_in * height * width) for _ in range(len(w) * out_h * out_w)]
+    for o in range(len(w)):
+        for y in range(out_h):
+            for x in range(out_w):
+                row = matrix[(o * out_h + y) * out_w + x]
+                for c in range(c_in):
+                    for dy in range(k):
+                        for dx in range(k):
+                            iy, ix = y * s - p + dy, x * s - p + dx
+                            if 0 <= iy < height and 0 <= ix < width:
+                                row[(c * height + iy) * width + ix] = w[o, c, dy, dx].item()
+    return matrix, (len(w), out_h, out_w)
+
+
+def z_plus(x, matrix, relevance):
+    """Eq. 2 of Dombrowski et al., for one example."""
+    result = [0.0] * len(x)
+    for j, row in enumerate(matrix):
+        total = sum(x[k] * max(row[k], 0.0) for k in range(len(x)))
+        for i in range(len(x)):
+            if total > 0:
+                result[i] += x[i] * max(row[i], 0.0) / total * relevance[j]
+    return result
+
+
+def z_bounded(x, matrix, relevance, low, high):
+    """Eq. 3, for one example."""
+
+    def z(row, i):
+        return x[i] * row[i] - low * max(row[i], 0.0) - high * min(row[i], 0.0)
+
+    result = [0.0] * len(x)
+    for j, row in enumerate(matrix):
+        total = sum(z(row, i) for i in range(len(x)))
+        for i in range(len(x)):
+            if total > 0:
+                result[i] += z(row, i) / total * relevance[j]
+    return result
+
+
+def oracle(layers, activation, x, target, low, high):
+    """Eq. 1 to 3 for layers with an activation between each and the next, one example."""
+    shape, values, seen = tuple(x.shape), x, []
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.Linear):
+            values, shape = values.flatten(), (values.numel(),)
+        seen.append((values.flatten().tolist(), *matrix_of(layer, shape)))
+        values = layer(values.unsqueeze(0))[0].detach()
+        shape = seen[-1][2]
+        assert tuple(values.shape) == shape
+        if number < len(layers) - 1:
+            values = activation(values)
+    relevance = [float(i == target) for i in range(len(values))]
+    for number in reversed(range(len(layers))):
+        point, matrix, _ = seen[number]
+        if number > 0:
+            relevance = z_plus(point, matrix, relevance)
+        else:
+            relevance = z_bounded(point, matrix, relevance, low, high)
+    return torch.tensor(relevance, dtype=torch.float64).view_as(x)
+
+
+def dense():
+    return [nn.Linear(8, 6), nn.Linear(6, 5), nn.Linear(5, 3)]
+
+
+def convolutional():
+    return [
+        nn.Conv2d(2, 3, 3, stride=2, padding=1),
+        nn.Conv2d(3, 4, 2, bias=False),
+        nn.Linear(16, 3),
+    ]
+
+
+def sequence(layers, make_activation):
+    parts = []
+    for layer in layers:
+        if isinstance(layer, nn.Linear) and not isinstance(layers[0], nn.Linear):
+            parts.append(nn.Flatten())
+        parts += [layer, make_activation()]
+    return nn.Sequential(*parts[:-1])
+
+
+@pytest.mark.parametrize("make_layers", [dense, convolutional])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.5, 2.0)])
+@pytest.mark.parametrize(
+    ("make_activation", "beta"),
+    [(nn.ReLU, None), (lambda: nn.ReLU(inplace=True), None), (nn.ReLU, 2.0), (nn.Softplus, None)],
+    ids=["relu", "in place", "beta-smoothed", "softplus"],
+)
+def test_values_are_those_of_the_formulas(make_layers, low, high, make_activation, beta):
+    model = fill(sequence(make_layers(), make_activation))
+    layers = [m for m in model if isinstance(m, (nn.Linear, nn.Conv2d))]
+    x = images(3) if isinstance(layers[0], nn.Conv2d) else images(3, 1, 4)[:, 0].flatten(1)[:, :8]
+    explanation = RelevancePropagation(model, low, high)
+    if beta is not None:
+        explanation = BetaSmoothing(explanation, beta)
+    got = explanation.attribute(x, target=torch.tensor([2, 0, 1]))
+    activation = make_activation() if beta is None else (lambda z: F.softplus(z, beta=beta))
+    for i, target in enumerate([2, 0, 1]):
+        want = oracle(layers, activation, x[i], target, low, high)
+        assert want.abs().sum() > 0.5
+        torch.testing.assert_close(got[i], want, rtol=1e-6, atol=1e-9)
+
+
+# --- Networks that are no chain.
+
+
+class Residual(nn.Module):
+    def __init__(self, inplace):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.conv2, self.bn2 = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.head, self.relu, self.inplace = nn.Linear(3, 3), nn.ReLU(inplace), inplace
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(x))
+        if self.inplace:
+            out += x
+        else:
+            out = out + x
+        return self.head(self.relu(out).mean((2, 3)))
+
+
+class Dense(nn.Module):
+    """Batch norm before the rectifier and the convolution, as in DenseNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm1 = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+        self.conv1 = nn.Conv2d(3, 2, 3, padding=1)
+        self.norm2, self.head = nn.BatchNorm2d(5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.stem(x), 2)
+        x = torch.cat([x, self.conv1(F.relu(self.norm1(x)))], 1)
+        x = F.avg_pool2d(F.relu(self.norm2(x), inplace=True), 2)
+        return self.head(torch.flatten(x, 1))
+
+
+class Gated(nn.Module):
+    """A squeeze-and-excitation gate, and a normalisation inside the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate, self.head = nn.Conv2d(2, 3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = F.relu6(self.conv((x - 0.5) / 0.25))
+        gate = torch.sigmoid(self.gate(x.mean((2, 3))))
+        return self.head((x * gate[:, :, None, None]).sum((2, 3)))
+
+
+NETWORKS = {
+    "residual": lambda: Residual(False),
+    "residual, in place": lambda: Residual(True),
+    "dense": Dense,
+    "gated": Gated,
+    "hard gates": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.Hardswish(inplace=True), nn.Flatten(), nn.Linear(48, 3)
+    ),
+    "leaky": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.LeakyReLU(), nn.Conv2d(3, 3, 2), nn.PReLU(), nn.Flatten(),
+        nn.Linear(27, 3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("beta", [None, 3.0])
+def test_relevance_is_conserved_and_positive(name, beta):
+    model, x = fill(NETWORKS[name]()), images(4)
+    with torch.no_grad():  # so that something speaks for every class
+        [m for m in model.modules() if isinstance(m, nn.Linear)][-1].weight.abs_()
+    explanation = RelevancePropagation(model)
+    if beta is not None:
+        explanation = BetaSmoothing(explanation, beta)
+    relevance = explanation.attribute(x, target=0)
+    assert relevance.min() > -1e-9
+    total = relevance.sum((1, 2, 3))
+    if name == "dense" and beta is None:
+        # The shift of a batch norm may wake a neuron that nothing positive contributes to.
+        assert ((total > 0.5) & (total < 1 + 1e-9)).all()
+    else:
+        torch.testing.assert_close(total, torch.ones(4, dtype=torch.float64))
+
+
+def test_where_a_neuron_has_no_positive_contribution_relevance_is_lost_not_nan():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+        model[2].weight.copy_(torch.tensor([[-1.0, -1.0]]))
+    relevance = RelevancePropagation(model).attribute(torch.tensor([[0.5, 0.25]]), target=0)
+    assert torch.equal(relevance, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("negative_slopes", [False, True])
+def test_a_batch_norm_is_merged_and_the_model_left_alone(negative_slopes):
+    model = fill(
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 1, 4))
+    )
+    if not negative_slopes:
+        with torch.no_grad():
+            model[1].weight.abs_()
+    assert bool((model[1].weight < 0).any()) == negative_slopes
+    merged = torch.nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x = images(3)
+    got = RelevancePropagation(model).attribute(x)
+    want = RelevancePropagation(nn.Sequential(merged, nn.ReLU(), model[3])).attribute(x)
+    torch.testing.assert_close(got, want)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(vars(m)[k] for m in model.modules() for k in vars(m) if k.endswith("_hooks"))
+
+
+def test_a_normalisation_inside_the_model_moves_the_bounds():
+    mean, std = torch.tensor([0.4, 0.6]).double(), torch.tensor([0.2, -0.5]).double()
+    bare, x = fill(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 1, 4))), images(3)
+
+    def model(x):
+        return bare((x - mean[:, None, None]) / std[:, None, None])
+
+    low, high = ((bound - mean) / std for bound in (0, 1))
+    low, high = torch.minimum(low, high)[:, None, None], torch.maximum(low, high)[:, None, None]
+    normalised = (x - mean[:, None, None]) / std[:, None, None]
+    want = RelevancePropagation(bare, low, high).attribute(normalised)
+    torch.testing.assert_close(RelevancePropagation(model).attribute(x), want)
+    assert not torch.allclose(RelevancePropagation(model, None, None).attribute(x), want)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions_with_batch_norm(groups):
+    layer, norm = nn.ConvTranspose2d(2, 4, 2, groups=groups), nn.BatchNorm2d(4)
+    model, x = (
+        fill(nn.Sequential(layer, norm, nn.ReLU(), nn.Flatten(), nn.Linear(196, 1))),
+        images(),
+    )
+    slope = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+    merged = nn.ConvTranspose2d(2, 4, 2, groups=groups).double()
+    with torch.no_grad():
+        for o in range(4):
+            channels = [o] if groups == 1 else [o % 2]
+            rows = slice(None) if groups == 1 else slice(o // 2, o // 2 + 1)
+            merged.weight[rows, channels] = layer.weight[rows, channels] * slope[o]
+        merged.bias.copy_((layer.bias - norm.running_mean) * slope + norm.bias)
+    same = nn.Sequential(merged, nn.ReLU(), *model[3:])
+    torch.testing.assert_close(same(x), model(x))
+    want = RelevancePropagation(same).attribute(x)
+    torch.testing.assert_close(RelevancePropagation(model).attribute(x), want)
+
+
+def test_sums_and_averages_by_hand():
+    def shares(function, *values):
+        x = torch.tensor([values]).double()
+        explain = RelevancePropagation(function, None, None)
+        return explain.attribute(x)[0].tolist()
+
+    def add(x):
+        return x[:, 0] + x[:, 1]
+
+    assert shares(add, 1.0, 3.0) == [0.25, 0.75]
+    assert shares(add, -1.0, 3.0) == [0.0, 1.0]
+    assert shares(add, -1.0, -3.0) == [0.25, 0.75]
+    assert shares(lambda x: torch.add(x[:, 0], x[:, 1], alpha=2), 2.0, 3.0) == [0.25, 0.75]
+    assert shares(lambda x: x[:, 0] - x[:, 1], 1.0, -3.0) == [0.25, 0.75]
+    assert shares(lambda x: x[:, 0] - x[:, 1], 1.0, 3.0) == [1.0, 0.0]
+    assert shares(lambda x: torch.rsub(x[:, 0], x[:, 1]), -1.0, 3.0) == [0.25, 0.75]
+    assert shares(lambda x: x.mean(1), 1.0, 3.0, -1.0) == [0.25, 0.75, 0.0]
+    assert shares(lambda x: x.sum(1), -1.0, -3.0) == [0.25, 0.75]
+    assert shares(lambda x: 1 - 2 * x.amax(1), 1.0, 3.0) == [0.0, 1.0]
+    bounded = RelevancePropagation(lambda x: x.mean(1), -1.0, 5.0)
+    assert bounded.attribute(torch.tensor([[0.0, 2.0]])).tolist() == [[0.25, 0.75]]
+
+
+# --- Its derivative.
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("smoothed", [True, False], ids=["beta-smoothed", "rectifiers"])
+def test_the_gradient_is_that_of_finite_differences(name, smoothed):
+    model, x = fill(NETWORKS[name]()), images(1).requires_grad_()
+    explanation = RelevancePropagation(model)
+    explain = differentiable(BetaSmoothing(explanation, 3.0) if smoothed else explanation)
+    assert gradcheck(lambda x: explain(x, target=1), x)
+    if smoothed:
+        (gradient,) = torch.autograd.grad(explain(x, target=1)[0, 0, 2, 2], x)
+        assert gradient.abs().max() > 1e-4
+
+
+def test_second_derivatives():
+    layers = [nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 3), nn.Softplus(), nn.Linear(3, 2)]
+    model = fill(nn.Sequential(*layers))
+    x = torch.rand(2, 4, generator=rng(), dtype=torch.float64, requires_grad=True)
+    explain = differentiable(RelevancePropagation(model))
+    assert gradcheck(lambda x: explain(x, target=1), x)
+    assert gradgradcheck(lambda x: explain(x, target=1), x)
+
+
+def test_the_gradient_by_the_weights():
+    x, weight = images(1).flatten(1)[:, :3], torch.rand(2, 3, generator=rng()).double()
+    weight.requires_grad_()
+    explain = differentiable(RelevancePropagation(lambda x, w: F.linear(x, w).exp().sum(1)))
+    assert gradcheck(lambda w: explain(x, additional_forward_args=w), weight)
+
+
+def test_outside_of_its_bounds_noise_widens_them():
+    model, x = fill(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 1, 4))), images(2)
+    smooth = KernelSmoothing(RelevancePropagation(model))
+    relevance = smooth.attribute(x, radius=2.0, n_samples=20, generator=rng())
+    assert relevance.min() > -1e-9
+    torch.testing.assert_close(relevance.sum((1, 2, 3)), torch.ones(2, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"inputs must be from low to high.*low=, high="):
+        RelevancePropagation(model).attribute(x + 1)
+
+
+def test_smoothing_from_outside_and_inside_agree():
+    model, x = fill(Residual(True)), images()
+    with softplus_activations(2.0):
+        outside = RelevancePropagation(model).attribute(x, target=1)
+    inside = BetaSmoothing(RelevancePropagation(model), 2.0).attribute(x, target=1)
+    assert torch.equal(outside, inside)
+    assert not torch.allclose(inside, RelevancePropagation(model).attribute(x, target=1))
+
+
+# --- What has no rule.
+
+
+class Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Custom(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def write_into(x):
+    y = torch.zeros_like(x)
+    y[:, 0] = x[:, 0]
+    return y
+
+
+def through_a_view(x):
+    y = x * 2
+    y.view(-1).relu_()
+    return y * 3
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (nn.LayerNorm(6), "'body.1' (LayerNorm): relevance propagation has no rule"),
+        (nn.Softmax(1), "'body.1' (Softmax): relevance propagation has no rule for 'softmax'"),
+        (Custom(lambda x: x @ x.T @ x), "'body.1' (Custom): relevance propagation has no rule for"),
+        (Custom(lambda x: x * x.flip(1)), "no rule for 'mul'"),
+        (Custom(Hidden.apply), "custom torch.autograd.Function"),
+        (Custom(write_into), "'body.1' (Custom): __setitem__ writes into a tensor"),
+        (Custom(through_a_view), "'body.1' (Custom): a value is changed in place"),
+    ],
+    ids=["layer norm", "softmax", "matmul", "product", "custom function", "write", "view"],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_what_has_no_rule_is_named(function, message, last):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 6), function)
+            self.head = nn.Identity() if last else nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    with pytest.raises(TypeError, match=re.escape(message)):
+        RelevancePropagation(Model()).attribute(torch.rand(2, 4), target=1)
+
+
+def test_remedies_are_given():
+    with pytest.raises(TypeError, match="Explain the logits"):
+        RelevancePropagation(lambda x: x.log_softmax(1)).attribute(torch.rand(2, 4), target=1)
+    with pytest.raises(ValueError, match="does not depend on the inputs"):
+        RelevancePropagation(lambda x: torch.ones(2)).attribute(torch.rand(2, 4))
+    with pytest.raises(ValueError, match="must be floating-point"):
+        RelevancePropagation(lambda x: x.sum(1)).attribute(torch.ones(2, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "error", "message"),
+    [
+        (None, 1.0, TypeError, "both be None"),
+        (1.0, 1.0, ValueError, "low must be below high"),
+        ((0.0, 2.0), (1.0, 1.0), ValueError, "low must be below high"),
+    ],
+)
+def test_bounds_that_are_none(low, high, error, message):
+    with pytest.raises(error, match=message):
+        RelevancePropagation(nn.Identity(), low, high)
+
+
+def test_one_bound_for_each_input():
+    def forward(x, y):
+        return F.linear(torch.cat([x, y], 1), torch.ones(1, 4))
+
+    x, y = torch.rand(2, 2), 10 * torch.rand(2, 2)
+    explain = RelevancePropagation(forward, (0.0, 0.0), (1.0, 10.0))
+    first, second = explain.attribute((x, y), target=0)
+    torch.testing.assert_close(torch.cat([first, second], 1).sum(1), torch.ones(2))
+    with pytest.raises(ValueError, match="low has 2 values for 1 inputs"):
+        RelevancePropagation(forward, (0.0, 0.0), (1.0, 10.0)).attribute(x, target=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_scripted_models_are_refused():
+    with pytest.raises(TypeError, match="scripted, so the calls in it cannot be seen"):
+        RelevancePropagation(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))
