@@ -19,7 +19,7 @@ from captum_robust.metrics._level_set import (
     largest_eigenvalues,
     project_on_tangent_space,
 )
-from captum_robust.metrics._perturbed import Tensors, check_floating_inputs, check_generator
+from captum_robust.metrics._perturbed import Tensors, check_floating_inputs
 
 
 def principal_curvature(
@@ -207,7 +207,6 @@ def _checked(
         check_positive(beta=beta)
     check_count(n_iterations=n_iterations)
     check_positive(tolerance=tolerance)
-    check_generator(generator)
     tensors = format_inputs(inputs)[1]
     check_floating_inputs(tensors)
     return tensors

@@ -48,8 +48,7 @@ def points_across(
     Args:
         points: x^i, (N, n, ...).
         directions: phi, (N, ...).
-        noise: u, (N, n, m, ...); with one dimension of 1 for a zero ``directions``, u itself
-            is the perpendicular direction.
+        noise: u, (N, n, m, ...); where phi is zero, u itself is perpendicular.
         shifts: delta_2, (N, n, m), in units of the inputs.
         norm: Order of the norm of phi_perp.
 
@@ -87,7 +86,7 @@ class ATEX:
         >>> atex = ATEX(delta1=0.1, delta2=0.1)
         >>> parts = atex(model, model, Batch(torch.rand(2, 4), None, Draws(seed=0)))
         >>> sorted(parts)
-        ['distillation', 'stability']
+        ['distillation', 'neighbourhood']
     """
 
     second_order = False
@@ -118,35 +117,51 @@ class ATEX:
         check_positive(temperature=temperature, alpha=alpha)
         if search:
             check_count(search=search)
-        if not norm >= 1:
+        if not (isinstance(norm, (int, float)) and norm >= 1):
             raise ValueError(f"norm must be 1 or more, or math.inf, got {norm}.")
-        if input_range is not None and not input_range[0] < input_range[1]:
+        if input_range is not None and not (
+            len(input_range) == 2 and input_range[0] < input_range[1]
+        ):
             raise ValueError(f"input_range must be (lowest, highest), got {input_range}.")
         self.delta1, self.delta2, self.norm = delta1, delta2, norm
         self.alpha, self.temperature, self.input_range = alpha, temperature, input_range
         self.n_along, self.n_across, self.search = n_along, n_across, search
         self.directions = SmoothGradDirections() if directions is None else directions
+        if not callable(self.directions):
+            raise TypeError(
+                "directions must be a function of model and batch, got "
+                f"{type(directions).__name__}."
+            )
 
     def __repr__(self) -> str:
         return f"ATEX({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """Both summands of Eq. 4, means over the batch."""
-        x = batch.inputs
-        along, across = self.points(teacher, batch)
+        x, phi = batch.inputs, self._direction(teacher, batch)
+        along, across = self._points(phi, batch)
         n, samples = len(x), self.n_along * self.n_across
         with torch.no_grad():
             wanted = logits_of(teacher(torch.cat([x, along.flatten(0, 1)])))
         # The points beside one place on the line are to get the output of that place.
         beside = wanted[n:].repeat_interleave(self.n_across, dim=0)
         if self.search:
-            across = self._worst(student, along, across, self.directions(teacher, batch), beside)
+            across = self._worst(student, along, across, phi, beside)
         given = logits_of(student(torch.cat([x, across.flatten(0, 2)])))
         regularizer = distillation_loss(given[n:], beside, self.temperature).mean() * samples
         return {
             "distillation": distillation_loss(given[:n], wanted[:n], self.temperature).mean(),
-            "stability": self.alpha * regularizer,
+            "neighbourhood": self.alpha * regularizer,
         }
+
+    def _direction(self, teacher: nn.Module, batch: Batch) -> Tensor:
+        phi = self.directions(teacher, batch)
+        if phi.shape != batch.inputs.shape:
+            raise ValueError(
+                f"directions must give the shape of the inputs, {tuple(batch.inputs.shape)}, got "
+                f"{tuple(phi.shape)}."
+            )
+        return phi.detach()
 
     def _worst(
         self, student: nn.Module, along: Tensor, across: Tensor, phi: Tensor, wanted: Tensor
@@ -171,8 +186,10 @@ class ATEX:
 
     def points(self, teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Draw x^i, (N, n_along, ...), and x^p, (N, n_along, n_across, ...)."""
+        return self._points(self._direction(teacher, batch), batch)
+
+    def _points(self, phi: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         x, draws = batch.inputs, batch.draws
-        phi = self.directions(teacher, batch)
         shape = (self.n_along, self.n_across)
         along = points_along(x, phi, self.delta1 * draws.uniform(x, self.n_along), self.norm)
         noise = draws.uniform(x, *shape, *x.shape[1:])
@@ -196,7 +213,7 @@ class ATEXTrainer(Trainer):
     r"""Fine-tune a model so that its explanations are stable: ATEX, Tang et al. (2021).
 
     A copy g of the model f learns to give, at points beside a line along the explanation of x, the
-    output that f has on the line:
+    output that f has on the line, softened by the temperature:
 
     .. math::
         J = L(g(x), f(x)) + \alpha \sum_i \sum_p L(g(x^p), f(x^i))
@@ -214,7 +231,8 @@ class ATEXTrainer(Trainer):
         alpha: Weight of each point x^p in the double sum. What counts is ``alpha * n_along *
             n_across``, the weight of stability against imitation: 8 by default, and around 20 is
             better on small networks (see the reproductions).
-        temperature: Softens the teacher.
+        temperature: Softens the teacher; with the 4 of the published code the copy keeps the
+            classes and is less sure of them, with 1 it is as sure.
         n_along: Points x^i for each example and step.
         n_across: Points x^p for each x^i.
         norm: In which the shifts are measured: 2 as in the paper, or ``math.inf`` as in its

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def derived_seed(*parts: int | str) -> int:
     """A seed that is a function of ``parts`` alone, well mixed: neighbours have nothing in common.
@@ -64,42 +66,39 @@ class Batch:
 
     Attributes:
         inputs: (N, ...), floating-point.
-        labels: (N,), or None where the loader gives inputs alone.
+        labels: (N,), classes; None where the loader gives none.
         draws: Random numbers of this step.
-        number: Counts the batches of a run; the steps on the same batch share it.
     """
 
     inputs: Tensor
     labels: Tensor | None
     draws: Draws
-    number: int = 0
 
 
 def unpack(loaded: Any) -> tuple[Tensor, Tensor | None]:
-    """Inputs and labels of what a loader yields: a tensor, or a sequence that starts with them.
+    """Inputs and labels of what a loader yields: a tensor, or a sequence that starts with inputs.
+
+    What comes second counts as labels if it is an integer class for each example.
 
     Raises:
         TypeError: It is neither.
-        ValueError: The inputs are no floating-point batch, or the labels are not one per example.
+        ValueError: The inputs are no floating-point batch.
     """
+    second = None
     if isinstance(loaded, Tensor):
-        inputs, labels = loaded, None
+        inputs = loaded
     elif isinstance(loaded, Sequence) and loaded and isinstance(loaded[0], Tensor):
-        inputs, labels = loaded[0], loaded[1] if len(loaded) > 1 else None
+        inputs, second = loaded[0], loaded[1] if len(loaded) > 1 else None
     else:
         raise TypeError(
             f"loader must yield inputs or (inputs, labels, ...), got {type(loaded).__name__}. "
             "Give the DataLoader a collate_fn that returns them."
         )
-    if not inputs.is_floating_point() or inputs.dim() < 2:
+    if not inputs.is_floating_point() or inputs.dim() < 2 or len(inputs) == 0:
         raise ValueError(
-            "loader must yield floating-point inputs with a batch dimension, got "
+            "loader must yield floating-point inputs with a batch dimension and examples, got "
             f"{inputs.dtype} of shape {tuple(inputs.shape)}."
         )
-    if labels is not None and (not isinstance(labels, Tensor) or labels.shape != inputs.shape[:1]):
-        found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(
-            f"loader must yield one label per example, shape ({len(inputs)},), got {found}. "
-            "Give the DataLoader a collate_fn that returns (inputs, labels)."
-        )
-    return inputs, labels
+    if not isinstance(second, Tensor) or second.shape != inputs.shape[:1]:
+        return inputs, None
+    return inputs, second.long() if second.dtype in _CLASSES else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ Callback = Callable[["Trainer", Row], "bool | None"]
 class EarlyStopping:
     """End the training when a measure gets no better, and go back to the best weights.
 
+    If the epochs run out first, the last weights stay. A training that it ended goes on when
+    ``fit`` is called again. The agreement with the teacher is perfect at the beginning and can
+    only fall: it is a measure to watch, not to monitor.
+
     Args:
         monitor: Name in the record of an epoch, such as ``"val_stability"``.
         patience: Epochs in a row without progress before the end.
@@ -37,8 +42,8 @@ class EarlyStopping:
         >>> class Still:
         ...     def weights(self): return {}
         ...     def load_weights(self, weights): print("the best weights are back")
-        >>> stop = EarlyStopping("loss", patience=2, minimize=True)
-        >>> [bool(stop(Still(), {"epoch": i, "loss": loss})) for i, loss in enumerate([2, 1, 3, 3])]
+        >>> stop, still = EarlyStopping("loss", patience=2, minimize=True), Still()
+        >>> [bool(stop(still, {"epoch": i, "loss": loss})) for i, loss in enumerate([2, 1, 3, 3])]
         the best weights are back
         [False, False, False, True]
     """
@@ -51,6 +56,10 @@ class EarlyStopping:
             raise ValueError(f"min_delta must be 0 or more, got {min_delta}.")
         self.monitor, self.patience = monitor, patience
         self.minimize, self.min_delta = minimize, min_delta
+        self._trainer: weakref.ref[Trainer] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._best, self._waited = math.inf, 0
         self._weights: dict[str, Tensor] | None = None
 
@@ -64,6 +73,9 @@ class EarlyStopping:
                 f"monitor: the record of an epoch has no {self.monitor!r}, only {sorted(row)}. "
                 "What starts with val_ needs validation=."
             )
+        if self._trainer is not None and self._trainer() is not trainer:
+            self._begin()
+        self._trainer = weakref.ref(trainer)
         value = row[self.monitor] if self.minimize else -row[self.monitor]
         if value < self._best - self.min_delta:
             self._best, self._waited, self._weights = value, 0, trainer.weights()
@@ -82,4 +94,4 @@ class EarlyStopping:
     def load_state_dict(self, state: dict) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._best, self._waited = state["best"], state["waited"]
-        self._weights = state["weights"]
+        self._weights, self._trainer = state["weights"], None

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from captum_robust._utils.checks import check_count
 
-_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"checkpoint-(\d{6})-step-(\d+)-([0-9a-f]{16})\.pt")
 _FORMAT = "captum_robust training checkpoint, 1"
 
 
@@ -53,14 +52,13 @@ class Checkpoints:
         """Write the checkpoint of a step, then remove the oldest.
 
         Raises:
-            ValueError: A tensor of ``state`` has NaN or Inf: a run that has failed is not kept.
+            TypeError: ``state`` holds what ``weights_only=True`` cannot read back.
             OSError: It cannot be written; those before it are as they were.
         """
-        _refuse_nan(state)
-        buffer = io.BytesIO()
-        torch.save({"format": _FORMAT, **state}, buffer)
-        content = buffer.getbuffer()
-        path = self.folder / f"step-{step:09d}-{_checksum(content)}.pt"
+        before = self.files()
+        content = _serialized({"format": _FORMAT, **state})
+        number = int(_NAME.fullmatch(before[-1].name)[1]) + 1 if before else 1  # type: ignore[index]
+        path = self.folder / f"checkpoint-{number:06d}-step-{step}-{_checksum(content)}.pt"
         aside = self.folder / f".{path.name}.{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,14 +92,14 @@ class Checkpoints:
         files = self.files()
         if not files:
             return None
-        for leftover in self.folder.glob(".step-*.pt.*"):  # of a process that was killed
+        for leftover in self.folder.glob(".checkpoint-*.pt.*"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
         path = files[-1]
         content = path.read_bytes()
         match = _NAME.fullmatch(path.name)
         assert match is not None
         remedy = f"Delete it to go on from {files[-2].name}." if len(files) > 1 else "Delete it."
-        if _checksum(content) != match[2]:
+        if _checksum(content) != match[3]:
             raise ValueError(f"checkpoint {path} is damaged: its checksum is wrong. {remedy}")
         try:
             state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
@@ -126,16 +124,16 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _refuse_nan(state: Any) -> None:
-    if isinstance(state, Tensor):
-        if state.is_floating_point() and not bool(torch.isfinite(state).all()):
-            raise ValueError(
-                "the weights or the optimiser have NaN or Inf, so no checkpoint of them is "
-                "written. Go on from the last one with a lower learning rate."
-            )
-    elif isinstance(state, dict):
-        for value in state.values():
-            _refuse_nan(value)
-    elif isinstance(state, (list, tuple)):
-        for value in state:
-            _refuse_nan(value)
+def _serialized(state: dict[str, Any]) -> memoryview:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, weights_only=True)
+    except Exception as error:
+        raise TypeError(
+            "checkpoints: the state of the optimiser, scheduler, objective or a callback holds "
+            f"what cannot be read back safely ({error!s:.300}). Keep it to numbers, texts, "
+            "tensors, lists and dictionaries of Python's and torch's own."
+        ) from error
+    return buffer.getbuffer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from hashlib import blake2b
 
 import numpy as np
@@ -23,7 +24,8 @@ class SmoothGradDirections:
 
     The noise of an example follows from its input, bit for bit, so the direction is a function of
     the input alone: the same in every step, epoch and process. It is computed once and kept.
-    Augmented inputs never come again; for them it is kept for the steps on the same batch.
+    Augmented inputs never come again; for them it is kept for the steps on the same batch. Those of
+    another model are forgotten.
 
     Args:
         n_samples: Noisy copies of each example.
@@ -57,7 +59,8 @@ class SmoothGradDirections:
         self.kept_bytes, self.seed = kept_bytes, seed
         self._kept: dict[bytes, Tensor] = {}
         self._size = 0
-        self._current: tuple[int, Tensor] | None = None
+        self._current: tuple[Tensor, Tensor] | None = None
+        self._model: weakref.ref[nn.Module] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -67,8 +70,11 @@ class SmoothGradDirections:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Directions of the inputs' shape, without a graph."""
-        if self._current is None or self._current[0] != batch.number:
-            self._current = batch.number, self._of(model, batch.inputs)
+        if self._model is not None and self._model() is not model:
+            self._kept, self._size, self._current = {}, 0, None
+        self._model = weakref.ref(model)
+        if self._current is None or self._current[0] is not batch.inputs:
+            self._current = batch.inputs, self._of(model, batch.inputs)
         return self._current[1]
 
     def _of(self, model: nn.Module, inputs: Tensor) -> Tensor:
@@ -115,16 +121,15 @@ class SmoothGradDirections:
         """What a resumed run needs to go on in the same way."""
         return {
             "keys": [key.hex() for key in self._kept],
-            "directions": torch.stack(list(self._kept.values())) if self._kept else None,
+            "directions": list(self._kept.values()),
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what :meth:`state_dict` gave."""
-        directions = state["directions"]
         keys = [bytes.fromhex(key) for key in state["keys"]]
-        self._kept = dict(zip(keys, () if directions is None else directions, strict=True))
-        self._size = 0 if directions is None else directions.numel() * directions.element_size()
-        self._current = None
+        self._kept = dict(zip(keys, state["directions"], strict=True))
+        self._size = sum(d.numel() * d.element_size() for d in self._kept.values())
+        self._current = self._model = None
 
 
 def _bytes(inputs: Tensor) -> np.ndarray:

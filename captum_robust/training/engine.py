@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,14 +32,19 @@ class Engine:
     def __init__(self, accelerator: Any, seed: int) -> None:
         try:
             from accelerate import Accelerator
+            from accelerate.state import GradientState
             from accelerate.utils import DataLoaderConfiguration
         except ImportError as error:
             raise ImportError(
                 "training needs accelerate: pip install 'captum_robust[training]'"
             ) from error
+        self.accumulation = 1
         if accelerator is None:
-            order = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed)
-            accelerator = Accelerator(cpu=_only_processors(), dataloader_config=order)
+            with _settings_kept(GradientState):
+                order = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed)
+                accelerator = Accelerator(cpu=_only_processors(), dataloader_config=order)
+        else:
+            self.accumulation = accelerator.gradient_accumulation_steps
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched > 1 and accelerator.num_processes == 1:
             raise ValueError(
@@ -63,20 +68,27 @@ class Engine:
         """How many processes share each step."""
         return self.accelerator.num_processes
 
-    def loader(self, loader: Iterable) -> Iterable:
-        """A DataLoader that gives this process its share, on its device.
+    @contextmanager
+    def shared(self, loader: Iterable) -> Iterator[Iterable]:
+        """A loader that gives this process its share, on its device; the user's is put back.
 
         Raises:
             TypeError: Several processes are to share what is no DataLoader.
         """
         if isinstance(loader, DataLoader):
-            return self.accelerator.prepare_data_loader(loader)
-        if self.n_processes > 1:
+            sampler = getattr(loader.batch_sampler, "sampler", None)
+            try:
+                yield self.accelerator.prepare_data_loader(loader)
+            finally:
+                if sampler is not None:
+                    loader.batch_sampler.sampler = sampler  # type: ignore[union-attr]
+        elif self.n_processes > 1:
             raise TypeError(
                 f"loader must be a DataLoader to be shared by {self.n_processes} processes, got "
                 f"{type(loader).__name__}."
             )
-        return loader
+        else:
+            yield loader
 
     def draws(self, number: int) -> Draws:
         """The random numbers of a step."""
@@ -92,11 +104,25 @@ class Engine:
         stacked = torch.stack([value.detach().float() for value in values.values()])
         return dict(zip(values, self.accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
-    def batches(self, loader: Any, epoch: int) -> Iterator[Any]:
-        """What the loader yields in an epoch: a function of seed and epoch, augmentation included.
+    def total(self, sums: dict[str, list[float]]) -> dict[str, list[float]]:
+        """Sums by name, each a list of numbers, over the processes."""
+        if self.n_processes == 1:
+            return sums
+        from accelerate.utils import gather_object
 
-        Its random numbers are a stream apart from those of the model. So an interrupted epoch can
-        be read again up to any batch, whatever the sampler and the data set do.
+        total: dict[str, list[float]] = {}
+        for one in gather_object([sums]):
+            for name, values in one.items():
+                known = total.get(name, [0.0] * len(values))
+                total[name] = [a + b for a, b in zip(known, values, strict=True)]
+        return total
+
+    def batches(self, loader: Any, epoch: int) -> Generator[tuple[Any, bool], None, None]:
+        """What the loader yields in an epoch, and whether it is the last.
+
+        It is a function of seed and epoch, augmentation included: its random numbers are a stream
+        apart from those of the model. So an interrupted epoch can be read again up to any batch,
+        whatever the sampler and the data set do. All processes have the same stream.
         """
         seed = derived_seed(self.seed, "data", epoch)
         stream = _Stream(seed)
@@ -104,15 +130,32 @@ class Engine:
             loader.set_epoch(epoch)
         for generator in _generators_of(loader):
             generator.manual_seed(seed)
-        with stream.current():
-            iterator = iter(loader)
-        while True:
+        nothing = object()
+        try:
             with stream.current():
-                try:
-                    loaded = next(iterator)
-                except StopIteration:
-                    return
-            yield loaded
+                iterator = iter(loader)
+                ahead = next(iterator, nothing)
+            while ahead is not nothing:
+                loaded = ahead
+                with stream.current():
+                    ahead = next(iterator, nothing)
+                yield loaded, ahead is nothing
+        finally:
+            # Where a step failed, accelerate would go on as if this loader were still read.
+            if hasattr(loader, "end"):
+                loader.end()
+
+    @contextmanager
+    def step(self, whole: bool) -> Iterator[Callable[[Tensor], None]]:
+        """A step, which updates the weights if it is ``whole``; yields what does backward."""
+        accelerator = self.accelerator
+        accelerator.sync_gradients = whole
+        # accelerate divides by the number of its own settings, which hold for the whole process.
+        factor = accelerator.gradient_accumulation_steps / self.accumulation
+        try:
+            yield lambda loss: accelerator.backward(loss * factor)
+        finally:
+            accelerator.sync_gradients = True
 
     @contextmanager
     def prepared(self, model: nn.Module, optimizer: Any) -> Iterator[tuple[nn.Module, Any]]:
@@ -122,6 +165,15 @@ class Engine:
             yield wrapped, stepper
         finally:
             self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+
+
+@contextmanager
+def _settings_kept(state: Any) -> Iterator[None]:
+    """Keep the user's gradient accumulation, which a new accelerator sets for the whole process."""
+    before = dict(state._shared_state)
+    yield
+    if before:
+        state._shared_state["plugin_kwargs"] = before["plugin_kwargs"]
 
 
 def _only_processors() -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from captum_robust._utils.captum import logits_of
-from captum_robust._utils.checks import check_positive
+from captum_robust._utils.checks import check_count, check_positive
 from captum_robust._utils.model_state import borrowed
 from captum_robust.training.batch import Batch
 
@@ -35,8 +35,9 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
 
     .. math:: L(g, f) = \mathrm{KL}\big(\mathrm{softmax}(f / T) \,\|\, \mathrm{softmax}(g)\big)
 
-    The temperature softens the teacher alone, as in the published code of Tang et al. (2021); the
-    gradient with respect to the student is that of the cross-entropy.
+    The temperature softens the teacher alone, as in the published code of Tang et al. (2021): at
+    the minimum g is f / T but for a constant, so classes stay and confidence falls; T = 1 keeps
+    both. The gradient with respect to the student is that of the cross-entropy.
 
     Args:
         student: Logits, (N, classes).
@@ -68,7 +69,10 @@ def needs_labels(batch: Batch, who: str) -> Tensor:
         ValueError: The loader gives inputs alone.
     """
     if batch.labels is None:
-        raise ValueError(f"loader must yield (inputs, labels) for {who}, got inputs alone.")
+        raise ValueError(
+            f"loader must yield (inputs, labels) for {who}, with labels of integer classes, shape "
+            "(N,)."
+        )
     return batch.labels
 
 
@@ -200,12 +204,14 @@ class GradientPenalty:
         neighbours: float = 1.0,
         explanations: float = 1.0,
     ) -> None:
-        check_positive(delta=delta, n_samples=n_samples, explanations=explanations)
+        check_count(n_samples=n_samples)
+        check_positive(delta=delta, explanations=explanations)
         self.delta, self.n_samples = delta, n_samples
         self.clean, self.neighbours, self.explanations = clean, neighbours, explanations
 
     def __repr__(self) -> str:
-        return f"GradientPenalty(delta={self.delta}, n_samples={self.n_samples})"
+        settings = ", ".join(f"{name}={value}" for name, value in vars(self).items())
+        return f"GradientPenalty({settings})"
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """The three summands."""

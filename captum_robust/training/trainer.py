@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +40,7 @@ class _Place:
     repeat: int = 0  # of the batch
     step: int = 0
     update: int = 0  # of the weights; fewer than steps where gradients are accumulated
+    window: int = 0  # steps since the last update
     stopped: bool = False
     sums: dict[str, float] = field(default_factory=dict)  # of the epoch's losses
 
@@ -47,8 +52,11 @@ class Trainer:
     objectives such as :class:`ATEX` imitate. The loop runs on Hugging Face accelerate: started with
     ``accelerate launch`` or ``torchrun`` it uses many devices unchanged.
 
-    All randomness follows from ``seed``: the order of a shuffled DataLoader, its augmentation,
-    dropout, and what the objective draws. The global random state is as before.
+    All randomness follows from ``seed``: the order of a shuffled DataLoader, its augmentation (the
+    same on all processes), dropout, and what the objective draws. The global random state is as
+    before. The student is in training mode while it is trained, also where ``model`` was in
+    evaluation mode, but normalisations whose weights are frozen, or that alone are in evaluation
+    mode, keep their statistics.
 
     Args:
         model: Gives logits (N, classes), or an object with ``.logits``.
@@ -56,7 +64,8 @@ class Trainer:
         optimizer: Over ``model.parameters()``, it is copied with the model; or a function from
             parameters to an optimiser; None: ``Adam(lr=1.5e-3)``, as in the published code.
         scheduler: A function from the optimiser to a learning rate schedule, one step an update.
-        steps_per_batch: How many steps a batch is used for, with new draws in each.
+        steps_per_batch: How many steps a batch is used for, with new draws in each; gradients are
+            accumulated over steps.
         seed: Of all randomness.
         measures: Functions ``(model, inputs, labels) -> (N,)`` by name, for :meth:`evaluate`;
             None: ``{"stability": CosineStability()}``.
@@ -91,13 +100,15 @@ class Trainer:
     ) -> None:
         _check_model(model)
         check_count(steps_per_batch=steps_per_batch)
-        self.objective, self.steps_per_batch, self.seed = objective, steps_per_batch, seed
+        self.objective, self.steps_per_batch, self.seed = objective, steps_per_batch, int(seed)
         self.measures = {"stability": CosineStability()} if measures is None else dict(measures)
         self.model, self.optimizer = _copied(model, optimizer)
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
         self.history: list[Row] = []
         self._accelerator, self._place = accelerator, _Place()
+        self._engine_of_run: Engine | None = None
+        self._checkpoint: Path | None = None  # the newest that is of this run
         self._still = _still_modules(model)
 
     def fit(
@@ -136,20 +147,21 @@ class Trainer:
         check_count(epochs=epochs)
         if isinstance(checkpoints, (str, PathLike)):
             checkpoints = Checkpoints(checkpoints)
-        engine = Engine(self._accelerator, self.seed)
+        engine = self._engine()
         if engine.n_processes > 1 and getattr(self.objective, "second_order", False):
             raise ValueError(
                 f"{type(self.objective).__name__} needs second derivatives, which distributed "
                 "training gets wrong or refuses. Train it on one process."
             )
-        prepared = engine.loader(loader)
-        with randomness_kept(engine.device, prepared):
-            if checkpoints is not None and self._place.step == 0:
+        self._place.stopped = False
+        with randomness_kept(engine.device, loader), engine.shared(loader) as shared:
+            if checkpoints is not None:
+                _check_loader(loader)
                 self._resume(checkpoints, callbacks)
             self.teacher.to(engine.device)
             with engine.prepared(self.model, self.optimizer) as (student, optimizer):
                 loop = _Loop(self, engine, student, optimizer, callbacks, checkpoints)
-                loop.run(prepared, epochs, validation, show_progress)
+                loop.run(shared, epochs, validation, show_progress)
         return self.history
 
     def evaluate(
@@ -168,7 +180,7 @@ class Trainer:
         Raises:
             ValueError: The loader yields nothing.
         """
-        engine = Engine(self._accelerator, self.seed)
+        engine = self._engine()
         self.teacher.to(engine.device)
         self.model.to(engine.device)
         return self._evaluate(engine, loader, self.measures if measures is None else measures)
@@ -181,30 +193,54 @@ class Trainer:
         """Put weights and buffers into the student."""
         self.model.load_state_dict(dict(weights))
 
-    @torch.no_grad()
+    def _engine(self) -> Engine:
+        if self._engine_of_run is None:
+            self._engine_of_run = Engine(self._accelerator, self.seed)
+        return self._engine_of_run
+
     def _evaluate(
         self, engine: Engine, loader: Iterable, measures: Mapping[str, Measure]
     ) -> dict[str, float]:
-        columns: dict[str, list[Tensor]] = {}
-        prepared = engine.loader(loader)
-        with randomness_kept(engine.device, prepared), borrowed(self.model) as model:
+        sums: dict[str, list[float]] = {}
+        turns = itertools.cycle(range(engine.n_processes))
+        with randomness_kept(engine.device, loader), borrowed(self.model) as model:
             model.eval()
-            for loaded in engine.batches(prepared, 0):
-                inputs, labels = unpack(loaded)
-                inputs = inputs.to(engine.device)
-                predicted = logits_of(model(inputs)).argmax(1)
-                values = {"agreement": predicted == logits_of(self.teacher(inputs)).argmax(1)}
-                if labels is not None:
-                    labels = labels.to(engine.device)
-                    values["accuracy"] = predicted == labels
-                for name, measure in measures.items():
-                    values[name] = measure(model, inputs, labels)
-                for name, value in values.items():
-                    whole = engine.accelerator.gather_for_metrics(value.detach().double())
-                    columns.setdefault(name, []).append(whole)
-        if not columns:
-            raise ValueError("validation: the loader yields nothing to evaluate.")
-        return {name: torch.cat(parts).mean().item() for name, parts in columns.items()}
+            with closing(engine.batches(loader, 0)) as batches:
+                for (loaded, _), turn in zip(batches, turns, strict=False):
+                    if turn == engine.accelerator.process_index:
+                        found = self._measured(model, *unpack(loaded), measures, engine.device)
+                        for name, values in found.items():
+                            total, n = sums.get(name, [0.0, 0.0])
+                            sums[name] = [total + values.double().sum().item(), n + len(values)]
+        means = {name: total / n for name, (total, n) in engine.total(sums).items()}
+        if not means:
+            raise ValueError("loader yields nothing to evaluate. Check its data set and drop_last.")
+        return means
+
+    def _measured(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor | None,
+        measures: Mapping[str, Measure],
+        device: torch.device,
+    ) -> dict[str, Tensor]:
+        inputs, labels = inputs.to(device), labels if labels is None else labels.to(device)
+        with torch.no_grad():
+            predicted = logits_of(model(inputs)).argmax(1)
+            agrees = predicted == logits_of(self.teacher(inputs)).argmax(1)
+        values = {"agreement": agrees} if labels is None else {
+            "agreement": agrees, "accuracy": predicted == labels,
+        }  # fmt: skip
+        for name, measure in measures.items():
+            value = measure(model, inputs, labels)
+            if not isinstance(value, Tensor) or value.shape != inputs.shape[:1]:
+                raise TypeError(
+                    f"measures: {name!r} must give a tensor of one value per example, shape "
+                    f"({len(inputs)},), got {getattr(value, 'shape', type(value).__name__)}."
+                )
+            values[name] = value.detach()
+        return values
 
     def _state(self, callbacks: Sequence[Callback]) -> dict[str, Any]:
         return {
@@ -219,9 +255,18 @@ class Trainer:
         }
 
     def _resume(self, checkpoints: Checkpoints, callbacks: Sequence[Callback]) -> None:
+        files = checkpoints.files()
+        if self._place.step > 0:
+            if files and files[-1] != self._checkpoint:
+                raise ValueError(
+                    f"checkpoints: the folder {checkpoints.folder} holds a run already, and this "
+                    "trainer has begun another. Choose another folder, or a new trainer to go on."
+                )
+            return
         state = checkpoints.load()
         if state is None:
             return
+        self._checkpoint = files[-1]
         settings = {**self._settings(), "callbacks": len(callbacks)}
         saved = {**state["run"], "callbacks": len(state["callbacks"])}
         other = [name for name in settings if settings[name] != saved.get(name)]
@@ -249,6 +294,8 @@ class Trainer:
             "scheduler": type(self.scheduler).__name__,
             "seed": self.seed,
             "steps_per_batch": self.steps_per_batch,
+            "gradient accumulation": self._engine().accumulation,
+            "teacher": _digest(self.teacher),
             "weights": {name: list(w.shape) for name, w in self.model.state_dict().items()},
         }
 
@@ -289,7 +336,8 @@ class _Loop:
                     self._epoch(loader)
                     self._end_of_epoch(validation)
         finally:
-            self.optimizer.zero_grad()
+            trainer.optimizer.zero_grad()
+            place.window = 0
             for module, flag in flags:
                 module.training = flag
 
@@ -298,37 +346,38 @@ class _Loop:
         trainer.model.train()
         for module in _named(trainer.model, trainer._still):
             module.eval()
-        for number, loaded in enumerate(self.engine.batches(loader, place.epoch)):
-            if number < place.batch:
-                continue  # read again after a resumption
-            inputs, labels = unpack(loaded)
-            device = self.engine.device
-            inputs, labels = inputs.to(device), labels if labels is None else labels.to(device)
-            while place.batch == number:
-                self._step(inputs, labels)
+        with closing(self.engine.batches(loader, place.epoch)) as batches:
+            for number, (loaded, is_last) in enumerate(batches):
+                if number < place.batch:
+                    continue  # read again after a resumption
+                inputs, labels = unpack(loaded)
+                device = self.engine.device
+                inputs, labels = inputs.to(device), labels if labels is None else labels.to(device)
+                while place.batch == number:
+                    self._step(inputs, labels, is_last)
         if number < 0:
             raise ValueError(
                 f"loader yields nothing in epoch {place.epoch}. Check the data set and drop_last; "
                 "an iterator can be used once, a DataLoader again and again."
             )
 
-    def _step(self, inputs: Tensor, labels: Tensor | None) -> None:
+    def _step(self, inputs: Tensor, labels: Tensor | None, is_last: bool) -> None:
         trainer, place, engine = self.trainer, self.place, self.engine
-        number = place.step // trainer.steps_per_batch
-        batch = Batch(inputs, labels, engine.draws(place.step), number)
+        place.window += 1
+        ends = is_last and place.repeat + 1 == trainer.steps_per_batch
+        whole = ends or place.window == engine.accumulation
         engine.seed_step(place.step)
         accelerator = engine.accelerator
-        with accelerator.accumulate(self.student):
+        with engine.step(whole) as backward, self._unsynchronised(whole):
             with accelerator.autocast():
+                batch = Batch(inputs, labels, engine.draws(place.step))
                 parts = trainer.objective(self.student, trainer.teacher, batch)
+            _check_parts(parts)
             values = engine.mean(parts)
             self._refuse_nan(values)
-            accelerator.backward(torch.stack(list(parts.values())).sum())
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        whole = accelerator.sync_gradients
-        if whole and trainer.scheduler is not None and not accelerator.optimizer_step_was_skipped:
-            trainer.scheduler.step()
+            backward(torch.stack(list(parts.values())).sum())
+            if whole:
+                self._update()
         for name, value in values.items():
             place.sums[name] = place.sums.get(name, 0.0) + value
         place.step += 1
@@ -337,10 +386,22 @@ class _Loop:
             place.batch, place.repeat = place.batch + 1, 0
         self.bar.update()
         self.bar.set_postfix(values, refresh=False)
-        if whole:
-            place.update += 1
-            if self.checkpoints is not None and place.update % self.checkpoints.every == 0:
-                self._save()
+        due = whole and self.checkpoints is not None and place.update % self.checkpoints.every == 0
+        if due and not ends:  # the end of the epoch has one of its own
+            self._save()
+
+    def _update(self) -> None:
+        trainer = self.trainer
+        if self.engine.accelerator.scaler is None:  # a scaler skips such steps itself
+            _refuse_nan_gradients(trainer.model, self.place.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if trainer.scheduler is not None and not self.optimizer.step_was_skipped:
+            trainer.scheduler.step()
+        self.place.update, self.place.window = self.place.update + 1, 0
+
+    def _unsynchronised(self, whole: bool) -> AbstractContextManager:
+        return nullcontext() if whole else self.engine.accelerator.no_sync(self.student)
 
     def _refuse_nan(self, values: dict[str, float]) -> None:
         if not all(map(math.isfinite, values.values())):
@@ -366,9 +427,60 @@ class _Loop:
             self._save()
 
     def _save(self) -> None:
-        if self.checkpoints is not None and self.engine.is_main:
+        if self.checkpoints is None:
+            return
+        bad = [n for n, p in self.trainer.model.named_parameters() if not _is_finite(p)]
+        if bad:
+            raise ValueError(
+                f"the weights have NaN or Inf ({bad[0]}), so no checkpoint of them is written. "
+                "Begin anew with a lower learning rate."
+            )
+        if self.engine.is_main:
             self.checkpoints.save(self.place.step, self.trainer._state(self.callbacks))
         self.engine.accelerator.wait_for_everyone()
+        self.trainer._checkpoint = self.checkpoints.files()[-1]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _refuse_nan_gradients(model: nn.Module, step: int) -> None:
+    gradients = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
+    if not gradients or _is_finite(torch.stack([g.norm() for _, g in gradients]).sum()):
+        return
+    bad = [name for name, gradient in gradients if not _is_finite(gradient)]
+    if bad:
+        raise ValueError(
+            f"the gradient of {bad[0]} is not finite at step {step}, though the loss is. The "
+            "weights are those before this step. Look for a square root or a division at zero."
+        )
+
+
+def _check_parts(parts: Any) -> None:
+    if not isinstance(parts, Mapping) or not parts:
+        raise TypeError(
+            "objective must return a dictionary of the summands of the loss by name, got "
+            f"{type(parts).__name__}. Write return {{'loss': loss}}."
+        )
+
+
+def _check_loader(loader: Any) -> None:
+    if getattr(loader, "persistent_workers", False):
+        raise ValueError(
+            "loader: persistent workers keep random states that no checkpoint can hold. Make the "
+            "DataLoader with persistent_workers=False, or train without checkpoints."
+        )
+
+
+def _digest(model: nn.Module) -> str:
+    """What tells the weights of a model from others."""
+    total = sha256()
+    for name, weight in model.state_dict().items():
+        total.update(name.encode())
+        flat = weight.detach().cpu().contiguous().flatten()
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def _check_model(model: Any) -> None:

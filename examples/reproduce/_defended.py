@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "n_across": 8, "alpha": 2.5, "temperature": 4.0,
     },
     "ATEX, searched": {
-        "batch": 100, "rate": 1e-2, "delta1": 0.32, "delta2": 0.75, "n_across": 1, "search": 1,
+        "batch": 100, "rate": 1e-2, "delta1": 2.0, "delta2": 0.6, "n_across": 1, "search": 1,
         "alpha": 20.0, "temperature": 1.0,
     },
 }  # fmt: skip

@@ -115,7 +115,7 @@ for data, axis in zip(args.data, axes[0], strict=True):
     networks = {
         way: [
             defended(data, way, seed, args)
-            for seed in range(args.seeds if way.startswith("ATEX") else 1)
+            for seed in range(args.seeds)
         ]
         for way in args.ways
     }

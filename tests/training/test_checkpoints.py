@@ -84,7 +84,7 @@ def data(workers: int = 0) -> DataLoader:
 
 def fit(run: Trainer, folder: Path | None = None, every: int = 1, epochs: int = 3, **options):
     checkpoints = None if folder is None else Checkpoints(folder, every=every)
-    callbacks = [EarlyStopping("val_agreement", patience=9)]
+    callbacks = [EarlyStopping("val_stability", patience=9)]
     run.fit(
         options.pop("loader", None) or data(), epochs, validation=data(), callbacks=callbacks,
         checkpoints=checkpoints, show_progress=False,
@@ -155,7 +155,9 @@ def test_only_the_newest_are_kept_and_all_can_be_read_safely(tmp_path):
     run = trainer()
     run.fit(data(), 1, checkpoints=Checkpoints(tmp_path, every=1, keep=3), show_progress=False)
     files = Checkpoints(tmp_path).files()
-    assert [int(file.name[5:14]) for file in files] == [5, 6, 6]
+    assert [file.name[:25] for file in files] == [
+        f"checkpoint-00000{i}-step-{i}-" for i in (4, 5, 6)
+    ]
     assert sorted(tmp_path.iterdir()) == files
     state = torch.load(files[-1], weights_only=True)
     assert same(state["model"], run.weights())
@@ -204,7 +206,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         else:
             path.write_bytes(content)
         digest = sha256(path.read_bytes()).hexdigest()[:16]
-        path = path.rename(tmp_path / f"step-000000001-{digest}.pt")
+        path = path.rename(tmp_path / f"checkpoint-000001-step-1-{digest}.pt")
         with pytest.raises(ValueError, match=r"cannot be read|no checkpoint of captum_robust"):
             fit(trainer(), tmp_path)
         path.unlink()
@@ -217,7 +219,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
 
     torch.save({"format": Evil()}, tmp_path / "file")
     digest = sha256((tmp_path / "file").read_bytes()).hexdigest()[:16]
-    (tmp_path / "file").rename(tmp_path / f"step-000000001-{digest}.pt")
+    (tmp_path / "file").rename(tmp_path / f"checkpoint-000001-step-1-{digest}.pt")
     with pytest.raises(ValueError, match="cannot be read"):
         fit(trainer(), tmp_path)
     assert not (tmp_path / "evil").exists()
@@ -252,17 +254,75 @@ def test_weights_that_are_not_finite_are_not_written(bad, tmp_path):
             student[0].weight[0, 0] = bad
         return {"loss": 0 * student[4].bias.sum()}
 
-    with pytest.raises(ValueError, match="NaN or Inf, so no checkpoint"):
+    with pytest.raises(ValueError, match=r"NaN or Inf \(0.weight\), so no checkpoint"):
         Trainer(network(), objective).fit(
             data(), 1, checkpoints=Checkpoints(tmp_path, 1), show_progress=False
         )
     assert not list(tmp_path.iterdir())
 
 
+def test_a_buffer_may_be_infinite(tmp_path):
+    model = network()
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    Trainer(model, CrossEntropy()).fit(data(), 1, checkpoints=tmp_path, show_progress=False)
+    assert Checkpoints(tmp_path).files()
+
+
+def test_another_teacher_is_another_run(tmp_path):
+    fit(trainer(), tmp_path, epochs=1)
+    other = trainer()
+    with torch.no_grad():
+        other.teacher[0].weight += 1
+    with pytest.raises(ValueError, match="another run \\(teacher was"):
+        fit(other, tmp_path)
+
+
+def test_a_trainer_that_has_begun_does_not_write_into_the_folder_of_another(tmp_path):
+    fit(trainer(), tmp_path, epochs=1)
+    before = Checkpoints(tmp_path).files()
+    begun = trainer()
+    begun.fit(data(), 1, show_progress=False)
+    with pytest.raises(ValueError, match="holds a run already, and this trainer has begun another"):
+        begun.fit(data(), 2, checkpoints=tmp_path, show_progress=False)
+    assert Checkpoints(tmp_path).files() == before
+
+
+def test_a_second_call_goes_on_in_the_same_folder(whole, tmp_path):
+    run = trainer()
+    for epochs in (1, 3):
+        fit(run, tmp_path, epochs=epochs)
+    assert same(run.weights(), whole.weights())
+    assert same(fit(trainer(), tmp_path).weights(), whole.weights())
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_newest_is_never_removed(keep, tmp_path):
+    folder = Checkpoints(tmp_path, keep=keep)
+    for step in (7, 7, 3):
+        assert folder.save(step, {"step": step}).exists()
+        assert folder.load()["step"] == step
+    assert len(folder.files()) == keep
+
+
+def test_a_state_that_cannot_be_read_back_safely_is_not_written(tmp_path):
+    with pytest.raises(TypeError, match="cannot be read back safely"):
+        Checkpoints(tmp_path).save(1, {"lr": np.float64(0.1)})
+    assert not list(tmp_path.iterdir())
+    seeded = Trainer(network(), CrossEntropy(), seed=np.int64(3))
+    seeded.fit(data(), 1, checkpoints=tmp_path, show_progress=False)
+    assert Checkpoints(tmp_path).load() is not None
+
+
+def test_persistent_workers_cannot_resume(tmp_path):
+    loader = DataLoader(Augmented(), batch_size=8, num_workers=1, persistent_workers=True)
+    with pytest.raises(ValueError, match="persistent_workers=False"):
+        fit(trainer(), tmp_path, loader=loader)
+
+
 def test_what_a_killed_writer_left_is_cleared_away(whole, tmp_path):
     with pytest.raises(Interrupted):
         fit(trainer(interrupt_at(4)), tmp_path)
-    half = tmp_path / ".step-000000009-0123456789abcdef.pt.77"
+    half = tmp_path / ".checkpoint-000009-step-9-0123456789abcdef.pt.77"
     half.write_bytes(b"half of it")
     assert same(fit(trainer(), tmp_path).weights(), whole.weights())
     assert not half.exists()

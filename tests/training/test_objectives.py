@@ -76,7 +76,7 @@ def test_atex_is_the_literal_double_sum(pair, alpha):
                 given, wanted = student(across[n, i, p]), teacher(along[n, i])
                 stability += divergence(given, wanted, 2.0) / 4
     assert parts["distillation"].item() == pytest.approx(distillation, rel=1e-9)
-    assert parts["stability"].item() == pytest.approx(alpha * stability, rel=1e-9)
+    assert parts["neighbourhood"].item() == pytest.approx(alpha * stability, rel=1e-9)
 
 
 def test_the_gradient_of_atex_is_that_of_the_literal_double_sum(pair):
@@ -143,12 +143,12 @@ def test_directions_are_computed_once_for_an_input(pair):
     first = directions(teacher, batch())
     calls = teacher.rows
     assert calls == 4 + 3 * 4
-    again = Batch(batch().inputs.flip(0), None, Draws(seed=77), number=5)
+    again = Batch(batch().inputs.flip(0), None, Draws(seed=77))
     assert torch.equal(directions(teacher, again), first.flip(0))
     assert teacher.rows == calls
     changed = batch().inputs.clone()
     changed[2] += 5
-    mixed = directions(teacher, Batch(changed, None, Draws(seed=77), number=6))
+    mixed = directions(teacher, Batch(changed, None, Draws(seed=77)))
     assert teacher.rows == calls + 1 + 3
     assert torch.equal(mixed[[0, 1, 3]], first[[0, 1, 3]])
     assert not torch.equal(mixed[2], first[2])
@@ -156,11 +156,12 @@ def test_directions_are_computed_once_for_an_input(pair):
 
 def test_directions_that_do_not_fit_are_kept_for_the_batch_alone(pair):
     teacher, directions = Counted(pair[1]), SmoothGradDirections(n_samples=3, kept_bytes=0)
-    first = directions(teacher, batch())
+    given = batch()
+    first = directions(teacher, given)
     calls = teacher.rows
-    assert torch.equal(directions(teacher, batch()), first)
+    assert torch.equal(directions(teacher, given), first)
     assert teacher.rows == calls
-    later = Batch(batch().inputs[2:], None, Draws(seed=4), number=1)
+    later = Batch(batch().inputs[2:], None, Draws(seed=4))
     torch.testing.assert_close(directions(teacher, later), first[2:])  # the same noise
     assert teacher.rows == calls + calls // 2
     other = SmoothGradDirections(n_samples=3, kept_bytes=0, seed=1)
@@ -314,7 +315,7 @@ def test_a_searched_point_is_perpendicular_far_away_and_worse_than_a_drawn_one(n
     losses = []
     for search in (0, 1, 5):
         atex = ATEX(**settings, search=search)
-        losses.append(atex(Recorded(), teacher, batch(40))["stability"].item())
+        losses.append(atex(Recorded(), teacher, batch(40))["neighbourhood"].item())
         phi = atex.directions(teacher, given)
     assert losses[0] < losses[1] < losses[2]
     along, _ = ATEX(**settings).points(teacher, batch(40))

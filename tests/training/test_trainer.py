@@ -128,9 +128,9 @@ def test_a_batch_is_used_for_several_steps_with_the_same_direction(model, loader
     seen = []
 
     class Recorded(ATEX):
-        def points(self, teacher, batch):
-            along, across = super().points(teacher, batch)
-            seen.append((batch.inputs, along, self.directions(teacher, batch)))
+        def _points(self, phi, batch):
+            along, across = super()._points(phi, batch)
+            seen.append((batch.inputs, along, phi))
             return along, across
 
     Trainer(model, Recorded(**DELTAS), steps_per_batch=3).fit(loader(), 1, show_progress=False)
@@ -142,17 +142,48 @@ def test_a_batch_is_used_for_several_steps_with_the_same_direction(model, loader
     assert not torch.equal(seen[2][0], seen[3][0])
 
 
-def test_gradients_are_accumulated(model, loader):
+@pytest.mark.parametrize("as_list", [False, True])
+@pytest.mark.parametrize(("accumulated", "updates"), [(3, [1, 2]), (2, [2, 4])])
+def test_gradients_are_accumulated(accumulated, updates, as_list, model, loader):
     model.eval()
     model[2].p = 0.0
-    accelerator = Accelerator(gradient_accumulation_steps=3)
+    accelerator = Accelerator(gradient_accumulation_steps=accumulated)
+    batches = list(loader(8, shuffle=False)) if as_list else loader(8, shuffle=False)
     apart = Trainer(model, CrossEntropy(), sgd, accelerator=accelerator)
-    apart.fit(loader(8, shuffle=False), 1, show_progress=False)
-    together = Trainer(model, CrossEntropy(), sgd)
-    together.fit(loader(24, shuffle=False), 1, show_progress=False)
-    for a, b in zip(apart.model.parameters(), together.model.parameters(), strict=True):
+    apart.fit(batches, 2, show_progress=False)
+    assert [row["updates"] for row in apart.history] == updates
+    assert all(p.grad is None for p in apart.model.parameters())
+    # By hand: windows end with the epoch, and each step counts the same.
+    expected = copy.deepcopy(model).eval()
+    optimizer = sgd(expected.parameters())
+    for _ in range(2):
+        for i, (x, y) in enumerate(loader(8, shuffle=False)):
+            (torch.nn.functional.cross_entropy(expected(x), y) / accumulated).backward()
+            if i == 2 or (i + 1) % accumulated == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    for a, b in zip(apart.model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b)
-    assert apart.history[0]["updates"] == 1
+
+
+def test_gradients_are_accumulated_over_the_steps_on_a_batch(model, loader):
+    accelerator = Accelerator(gradient_accumulation_steps=4)
+    trainer = Trainer(model, CrossEntropy(), sgd, accelerator=accelerator, steps_per_batch=4)
+    trainer.fit(loader(8), 1, show_progress=False)
+    assert trainer.history[0]["updates"] == 3
+
+
+def test_an_accelerator_of_the_user_keeps_its_accumulation(model, loader):
+    accelerator = Accelerator(gradient_accumulation_steps=3)
+    Trainer(model, CrossEntropy(), sgd).fit(loader(), 1, show_progress=False)
+    assert accelerator.gradient_accumulation_steps == 3
+
+
+def test_the_loader_of_the_user_is_as_before(model, loader):
+    batches = loader()
+    sampler = batches.batch_sampler.sampler
+    ATEXTrainer(model, **DELTAS).fit(batches, 1, validation=batches, show_progress=False)
+    assert batches.batch_sampler.sampler is sampler
 
 
 @pytest.mark.parametrize("kind", ["list", "inputs alone", "iterable data set"])
@@ -184,7 +215,7 @@ def test_the_record_of_an_epoch(model, loader):
     assert [row["epoch"] for row in history] == [0, 1]
     assert [row["updates"] for row in history] == [3, 6]
     row = history[-1]
-    names = {"distillation", "stability", "val_agreement", "val_accuracy", "val_size"}
+    names = {"distillation", "neighbourhood", "val_agreement", "val_accuracy", "val_size"}
     assert names < row.keys()
     x, y = next(iter(loader(24, shuffle=False)))
     student, teacher = trainer.model.eval()(x).argmax(1), trainer.teacher(x).argmax(1)
@@ -331,7 +362,7 @@ def test_a_loader_that_yields_nothing(model):
     trainer = ATEXTrainer(model, **DELTAS)
     with pytest.raises(ValueError, match="loader yields nothing in epoch 0"):
         trainer.fit([], 1, show_progress=False)
-    with pytest.raises(ValueError, match="validation: the loader yields nothing"):
+    with pytest.raises(ValueError, match="loader yields nothing to evaluate"):
         trainer.evaluate([])
     with pytest.raises(ValueError, match="loader yields nothing in epoch 1"):
         trainer.fit(iter([torch.rand(4, 6)]), 2, show_progress=False)
@@ -371,8 +402,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_before_it(bad, model, load
     [
         ({"x": torch.rand(2, 6)}, TypeError, "loader must yield inputs or"),
         (torch.zeros(2, 6, dtype=torch.long), ValueError, "must yield floating-point inputs"),
-        ((torch.rand(2, 6), torch.zeros(3)), ValueError, "one label per example"),
-        ((torch.rand(2, 6), "label"), ValueError, "one label per example"),
+        (torch.zeros(0, 6), ValueError, "must yield floating-point inputs"),
     ],
 )
 def test_batches_of_the_wrong_kind(batch, error, message, model):
@@ -394,20 +424,20 @@ def test_an_objective_error_leaves_the_flags_of_the_student(model, loader):
     assert not any(m.training for m in trainer.model.modules())
 
 
-def test_mixed_precision_leaves_a_plain_model(loader, model):
+def test_the_objective_runs_under_the_precision_of_the_accelerator(loader, model):
+    seen = []
+
+    def objective(student, teacher, batch):
+        seen.append(student(batch.inputs).dtype)
+        return {"loss": student(batch.inputs).float().square().mean()}
+
     accelerator = Accelerator()
-    trainer = Trainer(model, TensorLoss(), accelerator=accelerator)
-    forward = trainer.model.forward
+    accelerator.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    trainer = Trainer(model, objective, accelerator=accelerator)
     trainer.fit(loader(), 1, show_progress=False)
-    assert trainer.model.forward == forward
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert type(trainer.model) is nn.Sequential
-
-
-class TensorLoss:
-    second_order = False
-
-    def __call__(self, student, teacher, batch):
-        return {"loss": student(batch.inputs).square().mean()}
 
 
 def test_a_data_set_of_one_tensor_gives_lists_of_one(model):
@@ -416,3 +446,92 @@ def test_a_data_set_of_one_tensor_gives_lists_of_one(model):
         DataLoader(TensorDataset(torch.rand(8, 6)), batch_size=4), 1, show_progress=False
     )
     assert row["updates"] == 2
+
+
+@pytest.mark.parametrize("labels", [torch.rand(8, 3), ["a"] * 8, torch.rand(8)])
+def test_labels_of_any_kind_are_passed_over_where_none_are_needed(labels, model):
+    batch = [torch.rand(8, 6), labels]
+    (row,) = ATEXTrainer(model, **DELTAS).fit([batch], 1, show_progress=False)
+    assert row["updates"] == 1
+    with pytest.raises(ValueError, match="labels of integer classes"):
+        Trainer(model, CrossEntropy()).fit([batch], 1, show_progress=False)
+
+
+def test_evaluation_counts_each_example_once(model, loader):
+    data = loader().dataset
+    sampler = torch.utils.data.SubsetRandomSampler(range(10))
+    trainer = ATEXTrainer(model, **DELTAS, measures={"first": lambda m, x, y: x[:, 0]})
+    found = trainer.evaluate(DataLoader(data, batch_size=4, sampler=sampler))["first"]
+    assert found == pytest.approx(data.tensors[0][:10, 0].double().mean().item())
+
+
+def test_a_measure_may_attack(model):
+    def attacked(network, x, y):
+        x = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(network(x).sum(), x)
+        return gradient.norm(dim=1)
+
+    trainer = ATEXTrainer(model, **DELTAS, measures={"slope": attacked})
+    assert trainer.evaluate([torch.rand(5, 6)])["slope"] > 0
+
+
+@pytest.mark.parametrize("bad", [0.5, torch.tensor(0.5)])
+def test_a_measure_that_is_no_value_per_example_is_named(bad, model):
+    trainer = ATEXTrainer(model, **DELTAS, measures={"mine": lambda m, x, y: bad})
+    with pytest.raises(TypeError, match="measures: 'mine' must give a tensor of one value per"):
+        trainer.evaluate([torch.rand(5, 6)])
+
+
+def test_an_objective_that_returns_no_parts_is_refused(model, loader):
+    trainer = Trainer(model, lambda student, teacher, batch: student(batch.inputs).mean())
+    with pytest.raises(TypeError, match="objective must return a dictionary"):
+        trainer.fit(loader(), 1, show_progress=False)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_before_it(model, loader):
+    def objective(student, teacher, batch):
+        return {"loss": (0 * student(batch.inputs)).abs().sum().sqrt()}
+
+    trainer = Trainer(model, objective)
+    before = trainer.weights()
+    with pytest.raises(ValueError, match=r"the gradient of 0.weight is not finite at step 0"):
+        trainer.fit(loader(), 1, show_progress=False)
+    assert same(trainer.weights(), before)
+
+
+def test_directions_are_those_of_the_model_and_the_inputs(model):
+    objective = ATEX(**DELTAS)
+    x = torch.rand(8, 6)
+    others = [nn.Linear(6, 3), nn.Linear(6, 3)]
+    for network in others:
+        for part in (x[:4], x[4:]):
+            found = objective.directions(network, Batch(part, None, Draws(seed=0)))
+            expected = network.weight[network(part).argmax(1)]
+            torch.testing.assert_close(found, expected.detach())
+
+
+def test_directions_of_another_shape_are_refused(model, loader):
+    trainer = ATEXTrainer(model, **DELTAS, directions=lambda m, batch: batch.inputs[:1])
+    with pytest.raises(ValueError, match="directions must give the shape of the inputs"):
+        trainer.fit(loader(), 1, show_progress=False)
+    with pytest.raises(TypeError, match="directions must be a function"):
+        ATEXTrainer(model, **DELTAS, directions=3)
+
+
+def test_a_training_that_was_stopped_goes_on_when_asked(model, loader):
+    trainer = ATEXTrainer(model, **DELTAS)
+    trainer.fit(loader(), 5, callbacks=[lambda t, row: row["epoch"] == 1], show_progress=False)
+    assert len(trainer.history) == 2
+    trainer.fit(loader(), 5, show_progress=False)
+    assert len(trainer.history) == 5
+
+
+def test_early_stopping_begins_anew_with_another_trainer(model, loader):
+    stop = EarlyStopping("distillation", patience=1, minimize=True)
+    for seed in (0, 1):
+        trainer = ATEXTrainer(model, **DELTAS, seed=seed)
+        trainer.fit(loader(), 4, callbacks=[stop], show_progress=False)
+    other = nn.Linear(6, 3)
+    trainer = ATEXTrainer(other, **DELTAS)
+    trainer.fit(loader(), 3, callbacks=[stop], show_progress=False)
+    assert trainer.weights().keys() == other.state_dict().keys()
