@@ -13,8 +13,8 @@ from before and from after such a training; here both are attacked with the same
 # Two networks that agree
 # -----------------------
 # ATEX needs no labels: the second network has learned to imitate the first, also across the
-# direction of the first one's explanations. How it was trained is in
-# ``examples/reproduce/_defended.py``; how to train your own, in the guide.
+# direction of the first one's explanations. ``train_zoo_atex.py`` trained it; how to train your own
+# is in the guide.
 from __future__ import annotations
 
 import argparse
@@ -60,7 +60,7 @@ for name, network in networks.items():
 # %%
 # What one sees
 # -------------
-# The gradient of the second network is calmer to begin with, and stays.
+# The gradient of the second network is calmer, and more of it stays.
 figure = explanation_grid(
     images[:6],
     [explanations[:6] for explanations in maps.values()],

@@ -75,8 +75,8 @@ def fashion_mnist_cnn_atex() -> nn.Sequential:
     """The network of :func:`fashion_mnist_cnn` after ATEX: its explanations resist manipulation.
 
     Trained on from those weights by :class:`~captum_robust.training.ATEXTrainer` (Tang et al.
-    2021, with a search for the farthest perpendicular points); the reproductions say how, and
-    what attacks leave of the explanations of both. @@RIGHT@@ % of the 10,000 test images are
+    2021, with a search for the farthest perpendicular points); ``examples/train_zoo_atex.py``
+    made them. 89.93 % of the 10,000 test images are
     classified correctly.
 
     Returns:

@@ -113,11 +113,7 @@ for data, axis in zip(args.data, axes[0], strict=True):
     test_images, test_labels = DATA[data](args.data_root, False)
     images = test_images[: args.n_images].to(args.device)
     networks = {
-        way: [
-            defended(data, way, seed, args)
-            for seed in range(args.seeds)
-        ]
-        for way in args.ways
+        way: [defended(data, way, seed, args) for seed in range(args.seeds)] for way in args.ways
     }
     right = {
         way: [accuracy(model, test_images, test_labels) for model in models]

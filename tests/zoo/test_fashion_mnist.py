@@ -25,7 +25,7 @@ from captum_robust.zoo import (
     fashion_mnist_sample,
 )
 
-FILES = ("fashion_mnist_cnn.npz", "fashion_mnist_cnn_atex.npz", "fashion_mnist_sample.npz")
+FILES = ("fashion_mnist_cnn.npz", "fashion_mnist_sample.npz", "fashion_mnist_cnn_atex.npz")
 
 
 def weights_of(model: nn.Module) -> torch.Tensor:
