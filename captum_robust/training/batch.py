@@ -44,11 +44,11 @@ class Draws:
         self._rank, self._n_processes = rank, n_processes
 
     def uniform(self, like: Tensor, *shape: int) -> Tensor:
-        """Uniform on (-1, 1): (N, *shape) for the N rows of ``like``, in its dtype."""
+        """Uniform on (-1, 1), ``(N, *shape)`` for the N rows of ``like``, in its dtype."""
         return 2 * self._own(torch.rand, like, shape) - 1
 
     def normal(self, like: Tensor, *shape: int) -> Tensor:
-        """Standard normal: (N, *shape) for the N rows of ``like``, in its dtype."""
+        """Standard normal, ``(N, *shape)`` for the N rows of ``like``, in its dtype."""
         return self._own(torch.randn, like, shape)
 
     def _own(self, draw: Any, like: Tensor, shape: Sequence[int]) -> Tensor:
