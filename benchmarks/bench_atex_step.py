@@ -59,12 +59,17 @@ def bare(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:
     return run
 
 
-def ours(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:
-    """A batch seen before, so the directions are there: the price of a step."""
-    trainer = ATEXTrainer(
+def atex(model: nn.Module, steps: int) -> ATEXTrainer:
+    """ATEX on the same number of samples as the step written out."""
+    return ATEXTrainer(
         model, delta1=0.32, delta2=0.32, norm=math.inf, n_across=ACROSS,
         temperature=TEMPERATURE, steps_per_batch=steps,
     )  # fmt: skip
+
+
+def ours(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:
+    """A batch seen before, so the directions are there: the price of a step."""
+    trainer = atex(model, steps)
 
     def run() -> None:
         trainer.fit([inputs], len(trainer.history) + 1, show_progress=False)
@@ -74,10 +79,7 @@ def ours(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:
 
 def fresh(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:
     """A batch never seen before: directions are computed once for all its steps."""
-    trainer = ATEXTrainer(
-        model, delta1=0.32, delta2=0.32, norm=math.inf, n_across=ACROSS,
-        temperature=TEMPERATURE, steps_per_batch=steps,
-    )  # fmt: skip
+    trainer = atex(model, steps)
     number = iter(range(10**6))
 
     def run() -> None:

@@ -159,8 +159,7 @@ class Loop:
         stops = [callback(trainer, row) for callback in self.callbacks]
         place.epoch, place.batch, place.sums = place.epoch + 1, 0, {}
         place.stopped = any(stops)
-        if self.checkpoints is not None:
-            self._save()
+        self._save()
 
     def _save(self) -> None:
         if self.checkpoints is None:
