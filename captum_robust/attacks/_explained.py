@@ -23,6 +23,7 @@ from captum_robust.attr import (
     differentiable,
     softplus_activations,
 )
+from captum_robust.attr._constant_weights import constant_weights
 from captum_robust.attr.kernel_smoothing import draws_noise
 
 _RUN_ONCE = (Saliency, InputXGradient, GuidedBackprop, RelevancePropagation, PatternAttribution)
@@ -102,7 +103,7 @@ class ModelView:
         """Explain ``x`` on the model with its rectifiers smoothed, with a graph."""
         smoothed = partial(softplus_activations, beta)
         arguments = self._arguments(self._generator)
-        with smoothed():
+        with smoothed(), constant_weights():
             attributions = self._with_graph(x, **arguments)
         return Explained(normalized_relevance(attributions), self._output_at(x, smoothed))
 

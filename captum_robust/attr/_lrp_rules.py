@@ -205,10 +205,19 @@ def _negative(x: Tensor) -> Tensor:
 
 def _divide(relevance: Tensor, total: Tensor) -> Tensor:
     """The ratio; 0 where nothing contributes, and so nothing can take the relevance."""
-    return relevance / torch.where(total.abs() >= torch.finfo(total.dtype).tiny, total, torch.inf)
+    return relevance / torch.where(total.abs() >= _nothing(total), total, torch.inf)
 
 
 def _divide_by_either(relevance: Tensor, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
     """The ratios to the positive total and, where that is 0, to the negative one."""
-    none = plus < torch.finfo(plus.dtype).tiny
+    none = plus < _nothing(plus)
     return _divide(relevance, plus), _divide(torch.where(none, relevance, 0.0), minus)
+
+
+def _nothing(total: Tensor) -> float:
+    """The total below which nothing contributes, 2e-13 in single precision.
+
+    Softplus leaves a trace of every value that a rectifier makes 0. The derivatives of a ratio
+    divide by the total again: they would overflow where the ratio itself does not yet.
+    """
+    return torch.finfo(total.dtype).tiny ** (1 / 3)

@@ -475,3 +475,19 @@ def test_one_bound_for_each_input():
 def test_scripted_models_are_refused():
     with pytest.raises(TypeError, match="scripted, so the calls in it cannot be seen"):
         RelevancePropagation(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))
+
+
+@pytest.mark.parametrize("depth", [0.1, 0.3, 0.45, 0.5, 0.8])
+def test_traces_that_softplus_leaves_do_not_overflow(depth):
+    """softplus(-0.5) is 2e-24 at beta 100: a total of such is divided by, and once more."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    for layer in model[::2]:
+        nn.init.constant_(layer.weight, 0.01)
+        nn.init.constant_(layer.bias, 1.0)
+    nn.init.constant_(model[0].bias, -depth)  # all of the first rectifiers are off
+    x = torch.rand(5, 3, generator=rng(0), requires_grad=True)
+    with softplus_activations(100.0):
+        relevance = differentiable(RelevancePropagation(model))(x, target=0)
+    assert relevance.isfinite().all()
+    (slope,) = torch.autograd.grad(relevance.square().sum(), x)
+    assert slope.isfinite().all()

@@ -1,0 +1,140 @@
+"""Convolutions whose weights are constants, also where their gradient is differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+
+from captum_robust.attr._functions import names
+from captum_robust.attr._overwrite import OwnFunction
+
+
+class constant_weights(TorchFunctionMode):
+    """Context manager: a convolution with weights that need no gradient computes none of them.
+
+    A second backward pass through torch's own convolution always computes the gradient of the
+    weights, which nobody who differentiates the images alone asks for, and which costs as much as
+    the rest. A convolution is linear in its input: all that its derivatives need, of any order, is
+    itself and its transpose. The values are those of torch.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Replace ``func`` where it is such a convolution."""
+        kwargs = kwargs or {}
+        if func in _CONVOLUTIONS:
+            transposed = func in _TRANSPOSED
+            read = _read_transposed if transposed else _read
+            try:
+                x, weight, bias, settings = read(*args, **kwargs)
+            except TypeError:  # arguments that torch knows better, or has better words for
+                return func(*args, **kwargs)
+            if _is_simple(x, weight, bias, settings):
+                return _Convolution.apply(x, weight, bias, _spread(x, settings, transposed))
+        return func(*args, **kwargs)
+
+
+class _Convolution(OwnFunction):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.settings = settings
+        return torch.ops.aten.convolution(x, weight, bias, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        x, weight = ctx.saved_tensors
+        return _Transpose.apply(gradient, x.detach(), weight, ctx.settings), None, None, None
+
+
+class _Transpose(OwnFunction):
+    """The transpose of the convolution of something like ``x``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, settings: _Settings
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.settings = settings
+        only_x = (True, False, False)
+        return torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, only_x)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _Convolution.apply(gradient, weight, None, ctx.settings), None, None, None
+
+
+# Stride, padding, dilation, whether it is transposed, output padding, groups.
+_Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, tuple[int, ...], int]
+
+_CONVOLUTIONS = {
+    getattr(torch, name)
+    for name in names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
+}
+_TRANSPOSED = {func for func in _CONVOLUTIONS if "transpose" in func.__name__}
+
+
+def _read(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]]:
+    return input, weight, bias, (stride, padding, dilation, 0, groups)
+
+
+def _read_transposed(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]]:
+    return input, weight, bias, (stride, padding, dilation, output_padding, groups)
+
+
+def _is_simple(x: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple[Any, ...]) -> bool:
+    """Whether the call is one whose derivatives are known here; all others stay torch's."""
+    tensors = [t for t in (x, weight, bias) if t is not None]
+    return (
+        torch.is_grad_enabled()
+        and x.requires_grad
+        and not any(t.requires_grad for t in tensors[1:])
+        and x.dim() == weight.dim()  # a batch
+        and x.is_floating_point()
+        and not isinstance(settings[1], str)
+        and not torch._C._is_any_autocast_enabled()
+        and getattr(forward_ad, "_current_level", 0) < 0
+        and not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+    )
+
+
+def _spread(x: Tensor, settings: tuple[Any, ...], transposed: bool) -> _Settings:
+    """The settings as torch's kernels take them, one number for each dimension."""
+    *lengths, groups = settings
+
+    def each(value: Any) -> tuple[int, ...]:
+        values = (value,) if isinstance(value, int) else tuple(value)
+        return values * (x.dim() - 2) if len(values) == 1 else values
+
+    stride, padding, dilation, output_padding = map(each, lengths)
+    return stride, padding, dilation, transposed, output_padding, groups
