@@ -1,0 +1,121 @@
+"""The six explanations of Dombrowski et al. (2019), and pairs of photographs they forge."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from _data import photographs
+from captum.attr import Attribution, InputXGradient, IntegratedGradients, Saliency
+from torch import Tensor, nn
+
+from captum_robust.attacks import Dombrowski
+from captum_robust.attr import (
+    BetaSmoothing,
+    GuidedBackprop,
+    PatternAttribution,
+    Patterns,
+    RelevancePropagation,
+    learn_patterns,
+)
+from captum_robust.metrics import relevance_map
+
+METHODS: dict[str, Callable[..., Attribution]] = {
+    "gradient": Saliency,
+    "gradient x input": InputXGradient,
+    "integrated gradients": IntegratedGradients,
+    "guided backprop": GuidedBackprop,
+    "LRP": RelevancePropagation,
+    "pattern attribution": PatternAttribution,
+}
+
+
+class Explainer(NamedTuple):
+    """An explanation and the options that it is always called with."""
+
+    method: Attribution
+    options: dict[str, Any]
+
+    def look(self, image: Tensor, label: Tensor) -> Tensor:
+        """The relevance map, (1, H, W)."""
+        ready = image.clone().requires_grad_()
+        attributions = self.method.attribute(ready, target=label, **self.options)
+        return relevance_map(attributions.detach())
+
+    def smoothed(self, beta: float) -> Explainer:
+        """The same with the rectifiers of the network smoothed."""
+        return Explainer(BetaSmoothing(self.method, beta), self.options)
+
+
+def explainer(name: str, model: nn.Module, args: Namespace) -> Explainer:
+    """The explanation ``name``, one of ``METHODS``."""
+    more = {"patterns": _patterns(model, args)} if name == "pattern attribution" else {}
+    options = {"n_steps": args.n_steps} if name == "integrated gradients" else {}
+    return Explainer(METHODS[name](model, **more), options)
+
+
+def manipulated(
+    name: str,
+    number: int,
+    explanation: Explainer,
+    image: Tensor,
+    other: Tensor,
+    args: Namespace,
+) -> tuple[Tensor, float]:
+    """The photograph that gets the map of the other one, and the seconds that a step took.
+
+    From a file in ``args.out`` where there is one.
+    """
+    suffix = "" if args.smoothed is None else f"-beta{args.smoothed:g}"
+    path = args.out / f"{name.replace(' ', '_')}-{number}-{args.steps}{suffix}"
+    image_file, time_file = path.with_suffix(".npy"), path.with_suffix(".json")
+    if not time_file.exists():
+        model = explanation.method.forward_func
+        with torch.no_grad():
+            label = model(other).argmax(1)
+        attack = Dombrowski(
+            model, explanation.method, steps=args.steps,
+            explanation_kwargs=explanation.options, show_progress=True,
+        )  # fmt: skip
+        start = time.perf_counter()
+        found = attack(image, None, explanation.look(other, label))
+        seconds = time.perf_counter() - start
+        np.save(image_file, found.cpu().numpy())
+        time_file.write_text(json.dumps({"seconds per step": seconds / args.steps}))
+    seconds_per_step = json.loads(time_file.read_text())["seconds per step"]
+    return torch.from_numpy(np.load(image_file)).to(image), seconds_per_step
+
+
+def pairs(args: Namespace) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of photographs, drawn with ``args.seed``."""
+    drawn = photographs(args.data_root, 2 * args.n_pairs, args.seed).to(args.device)
+    return list(zip(drawn[::2].split(1), drawn[1::2].split(1), strict=True))
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options that the scripts share."""
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--n-pairs", type=int, default=4)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--smoothed", type=float, help="attack the explanation smoothed by this")
+    parser.add_argument("--n-steps", type=int, default=10, help="of integrated gradients")
+    parser.add_argument("--seed", type=int, default=0, help="draws the pairs, the attack nothing")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("reproductions/six_methods"))
+
+
+def _patterns(model: nn.Module, args: Namespace) -> Patterns:
+    """Those of the network, learned once from all photographs and kept."""
+    path = args.out / "patterns.npz"
+    if not path.exists():
+        everything = photographs(args.data_root, 10**9, args.seed)
+        batches = [x.to(args.device) for x in everything.split(4)]
+        learn_patterns(model, batches, show_progress=True).save(path)
+    return Patterns.load(path)
