@@ -12,11 +12,11 @@ The photograph is one of noise: its pixels make no difference to memory.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 
 import torch
+from _memory import resident_peak
 from torch import nn
 
 from captum_robust.attr import Square
@@ -55,11 +55,11 @@ def inside() -> None:
         Square(model, SIZES).attribute(
             image, target=target, n_samples=args.n_passes[0] - 1, perturbations_per_eval=BATCH
         )
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux: KiB
+    print(resident_peak())
 
 
 def peaks(side: str, n_passes: int) -> list[float]:
-    """Of fresh processes, in MiB."""
+    """Of fresh processes, in MB."""
     options = ["--inside", side, "--n-passes", str(n_passes), "--threads", str(args.threads)]
     command = [sys.executable, __file__, *options]
     return [float(subprocess.check_output(command, text=True)) for _ in range(args.rounds)]

@@ -24,6 +24,7 @@ import torchattacks
 from _data import fashion_mnist, mnist
 from _networks import accuracy, add_arguments, fit, mnist_cnn
 from _report import new_file, table
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -59,8 +60,9 @@ def adversarially_trained(model: nn.Module, seed: int) -> nn.Module:
     examples = attacked(model, images[chosen], labels[chosen]).cpu()
     data = TensorDataset(torch.cat([images, examples]), torch.cat([labels, labels[chosen]]))
     trainer = Trainer(
-        model, CrossEntropy(), lambda p: torch.optim.Adam(p, lr=1e-3), seed=seed, measures={}
-    )
+        model, CrossEntropy(), lambda p: torch.optim.Adam(p, lr=1e-3), seed=seed, measures={},
+        accelerator=Accelerator(cpu=args.device == "cpu"),
+    )  # fmt: skip
     trainer.fit(DataLoader(data, 128, shuffle=True), args.epochs, show_progress=False)
     return trainer.model.eval()
 
@@ -69,10 +71,10 @@ file = new_file(args.out, f"atex_adversarial-{args.data}.txt")
 columns: dict[str, list[list[float]]] = {"clean": [], "robust": [], "ATEX alone": []}
 for seed in range(args.seeds):
     torch.manual_seed(seed)
-    start = fit(mnist_cnn(), images, labels, epochs=3, seed=seed)
+    start = fit(mnist_cnn(), images, labels, epochs=3, device=args.device, seed=seed)
     trainer = ATEXTrainer(
         start, delta1=0.32, delta2=1.0, norm=math.inf, alpha=2.5, steps_per_batch=4, seed=seed,
-        measures={},
+        measures={}, accelerator=Accelerator(cpu=args.device == "cpu"),
     )  # fmt: skip
     shown = images[: 50 * args.round_steps // 4]
     found: dict[str, list[float]] = {name: [] for name in columns}

@@ -57,6 +57,7 @@ parser.add_argument("--kinds", nargs="+", default=["untargeted", "targeted"])
 parser.add_argument("--radii", type=float, nargs="+", default=[0.02, 0.04, 0.08])
 parser.add_argument("--ways", nargs="+", default=["none", "softplus", "ATEX"])
 parser.add_argument("--seeds", type=int, default=3, help="trainings of every defence by ATEX")
+parser.add_argument("--batch", type=int, default=100, help="images attacked at once")
 parser.add_argument("--attack", choices=["ours", "paper"], default="ours")
 args = parser.parse_args()
 torch.set_flush_denormal(True)  # a steep softplus makes numbers that are slow and mean nothing
@@ -78,26 +79,28 @@ def regions(n: int) -> Tensor:
     return marked
 
 
-def attack(kind: str, model: nn.Module, eps: float, n: int) -> ExplanationAttack:
-    """The attack of a table."""
+def attack(kind: str, model: nn.Module, eps: float, marked: Tensor) -> ExplanationAttack:
+    """The attack of a table; ``marked`` are the regions of the images that it is for."""
     options = {"eps": eps, "alpha": eps / 10, "steps": 100}
     if args.attack == "paper":
         options |= {"steps": 200, "beta": 10.0}
     if kind == "untargeted":
         return GhorbaniTopK(model, k=K, **options)
-    return GhorbaniTarget(model, region=regions(n).to(args.device), **options)
+    return GhorbaniTarget(model, region=marked, **options)
 
 
 def left(model: nn.Module, kind: str, eps: float, images: Tensor) -> tuple[float, float]:
     """Rank correlation and intersection after an attack, means over the images."""
-    with torch.no_grad():
-        labels = model(images).argmax(1)
-    clean = relevance(model, images, labels)
-    after = relevance(model, attack(kind, model, eps, len(images))(images, labels), labels)
-    return (
-        spearman_correlation(clean, after).mean().item(),
-        top_k_intersection(clean, after, K).mean().item(),
-    )
+    marked = regions(len(images)).to(args.device)
+    correlations, intersections = [], []
+    for x, region in zip(images.split(args.batch), marked.split(args.batch), strict=True):
+        with torch.no_grad():
+            labels = model(x).argmax(1)
+        clean = relevance(model, x, labels)
+        after = relevance(model, attack(kind, model, eps, region)(x, labels), labels)
+        correlations.append(spearman_correlation(clean, after))
+        intersections.append(top_k_intersection(clean, after, K))
+    return torch.cat(correlations).mean().item(), torch.cat(intersections).mean().item()
 
 
 def spread(values: list[float]) -> str:

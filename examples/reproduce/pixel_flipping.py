@@ -8,7 +8,7 @@ gradient, beta-smoothing, SmoothGrad and a random order, on the network of the z
 ``--data-root``, on EfficientNet-Lite0.
 
     python examples/reproduce/pixel_flipping.py
-    python examples/reproduce/pixel_flipping.py --data-root FOLDER --n-images 100
+    python examples/reproduce/pixel_flipping.py --data-root FOLDER --n-images 100 --betas 1 3
 
 FOLDER holds photographs (``*.jpg``, ``*.png``), of ImageNet for the network to know them; that
 needs the ``demo`` extra. The class that is watched is the predicted one.
@@ -34,7 +34,7 @@ parser = argparse.ArgumentParser(description="Pixel flipping, Figure 7.")
 parser.add_argument("--data-root", type=Path, help="folder of photographs; none: the zoo's images")
 parser.add_argument("--n-images", type=int, default=500)
 parser.add_argument("--n-steps", type=int, default=28)
-parser.add_argument("--beta", type=float, default=1.0)
+parser.add_argument("--betas", type=float, nargs="+", default=[1.0])
 parser.add_argument("--radius", type=float, default=0.1, help="of SmoothGrad's Gaussian noise")
 parser.add_argument("--n-samples", type=int, default=50, help="of SmoothGrad")
 parser.add_argument("--batch", type=int, default=100, help="images explained at once")
@@ -58,8 +58,8 @@ def explain(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> Tens
             images, radius=args.radius, n_samples=args.n_samples, generator=generator(),
             internal_batch_size=args.batch, target=labels, abs=False,
         )  # fmt: skip
-    if name == "beta-smoothed":
-        return BetaSmoothing(gradient, args.beta).attribute(images, target=labels)
+    if name.startswith("beta"):
+        return BetaSmoothing(gradient, float(name.split()[-1])).attribute(images, target=labels)
     return gradient.attribute(images.clone().requires_grad_(), target=labels).detach()
 
 
@@ -97,7 +97,7 @@ model.requires_grad_(False)
 mean = images.mean((0, 2, 3), keepdim=True)
 shown = [args.n_steps * share // 28 for share in (1, 2, 4, 7, 14)]
 rows = []
-for name in ("gradient", "beta-smoothed", "SmoothGrad", "random"):
+for name in ("gradient", *(f"beta = {b:g}" for b in args.betas), "SmoothGrad", "random"):
     found = curves(name, model, images, mean)
     if not rows:
         heads = [f"{100 * found.fractions[i].item():.0f} % removed" for i in shown]
