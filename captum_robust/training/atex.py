@@ -104,6 +104,7 @@ class ATEX:
         search: int = 0,
         input_range: tuple[float, float] | None = None,
         directions: Callable[[nn.Module, Batch], Tensor] | None = None,
+        follow_student: bool = False,
     ) -> None:
         for name, delta in (("delta1", delta1), ("delta2", delta2)):
             if delta != 0:
@@ -126,7 +127,14 @@ class ATEX:
         self.delta1, self.delta2, self.norm = delta1, delta2, norm
         self.alpha, self.temperature, self.input_range = alpha, temperature, input_range
         self.n_along, self.n_across, self.search = n_along, n_across, search
-        self.directions = SmoothGradDirections() if directions is None else directions
+        if directions is None:
+            directions = SmoothGradDirections(**({"kept_bytes": 0} if follow_student else {}))
+        if follow_student and getattr(directions, "kept_bytes", 0) != 0:
+            raise ValueError(
+                "directions: those of a student that learns grow old. Keep none of them: "
+                "SmoothGradDirections(kept_bytes=0)."
+            )
+        self.directions, self.follow_student = directions, follow_student
         if not callable(self.directions):
             raise TypeError(
                 "directions must be a function of model and batch, got "
@@ -138,7 +146,7 @@ class ATEX:
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """Both summands of Eq. 4, means over the batch."""
-        x, phi = batch.inputs, self._direction(teacher, batch)
+        x, phi = batch.inputs, self._direction(student, teacher, batch)
         along, across = self._points(phi, batch)
         n, samples = len(x), self.n_along * self.n_across
         with torch.no_grad():
@@ -154,8 +162,15 @@ class ATEX:
             "neighbourhood": self.alpha * regularizer,
         }
 
-    def _direction(self, teacher: nn.Module, batch: Batch) -> Tensor:
-        phi = self.directions(teacher, batch)
+    def _direction(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+        if not self.follow_student:
+            return self._checked(self.directions(teacher, batch), batch)
+        with borrowed(unwrapped(student)) as model:
+            model.eval()
+            return self._checked(self.directions(model, batch), batch)
+
+    @staticmethod
+    def _checked(phi: Tensor, batch: Batch) -> Tensor:
         if phi.shape != batch.inputs.shape:
             raise ValueError(
                 f"directions must give the shape of the inputs, {tuple(batch.inputs.shape)}, got "
@@ -184,9 +199,9 @@ class ATEX:
         across = _perpendicular(vectors.flatten(3), phi)
         return _unit(across, self.norm).view_as(vectors)
 
-    def points(self, teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Draw x^i, (N, n_along, ...), and x^p, (N, n_along, n_across, ...)."""
-        return self._points(self._direction(teacher, batch), batch)
+    def points(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Draw x^i, (N, n_along, ...), and x^p, (N, n_along, n_across, ...), for this model."""
+        return self._points(self._checked(self.directions(model, batch), batch), batch)
 
     def _points(self, phi: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         x, draws = batch.inputs, batch.draws
@@ -244,6 +259,10 @@ class ATEXTrainer(Trainer):
         input_range: Points are clamped to it, (lowest, highest); None, as in the paper: they are
             not.
         directions: A function of model and :class:`Batch`; None: :class:`SmoothGradDirections`.
+        follow_student: Whether the explanation is that of the copy as it is at the time, computed
+            anew for each batch, and not that of f. It has to be smooth by itself then, not as the
+            frozen explanation is: the most stable in our experiments (see the reproductions).
+            Costs ``n_samples`` gradients for each batch, so take several ``steps_per_batch``.
         steps_per_batch: How many steps a batch is used for, with new points in each; the published
             code takes 22.
         **options: ``scheduler``, ``seed``, ``measures``, ``accelerator``: see :class:`Trainer`.
@@ -279,12 +298,13 @@ class ATEXTrainer(Trainer):
         search: int = 0,
         input_range: tuple[float, float] | None = None,
         directions: Callable[[nn.Module, Batch], Tensor] | None = None,
+        follow_student: bool = False,
         steps_per_batch: int = 1,
         **options: Any,
     ) -> None:
         objective = ATEX(
             delta1=delta1, delta2=delta2, alpha=alpha, temperature=temperature, n_along=n_along,
             n_across=n_across, norm=norm, search=search, input_range=input_range,
-            directions=directions,
+            directions=directions, follow_student=follow_student,
         )  # fmt: skip
         super().__init__(model, objective, optimizer, steps_per_batch=steps_per_batch, **options)

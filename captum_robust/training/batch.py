@@ -68,11 +68,13 @@ class Batch:
         inputs: (N, ...), floating-point.
         labels: (N,), classes; None where the loader gives none.
         draws: Random numbers of this step.
+        repeat: How many steps were taken on these very inputs before this one.
     """
 
     inputs: Tensor
     labels: Tensor | None
     draws: Draws
+    repeat: int = 0
 
 
 def unpack(loaded: Any) -> tuple[Tensor, Tensor | None]:

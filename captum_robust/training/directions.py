@@ -1,4 +1,4 @@
-"""The direction of an explanation: SmoothGrad of the frozen model, computed once for an example."""
+"""The direction of an explanation: SmoothGrad of a model, computed no oftener than it changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class SmoothGradDirections:
     The noise of an example follows from its input, bit for bit, so the direction is a function of
     the input alone: the same in every step, epoch and process. It is computed once and kept.
     Augmented inputs never come again; for them it is kept for the steps on the same batch. Those of
-    another model are forgotten.
+    another model are forgotten. Of a model that learns none may be kept for longer than that:
+    ``kept_bytes=0``.
 
     Args:
         n_samples: Noisy copies of each example.
@@ -60,6 +61,7 @@ class SmoothGradDirections:
         self._kept: dict[bytes, Tensor] = {}
         self._size = 0
         self._current: tuple[Tensor, Tensor] | None = None
+        self._resumed: dict[bytes, Tensor] = {}
         self._model: weakref.ref[nn.Module] | None = None
 
     def __repr__(self) -> str:
@@ -73,16 +75,20 @@ class SmoothGradDirections:
         if self._model is not None and self._model() is not model:
             self._kept, self._size, self._current = {}, 0, None
         self._model = weakref.ref(model)
-        if self._current is None or self._current[0] is not batch.inputs:
-            self._current = batch.inputs, self._of(model, batch.inputs)
+        again = batch.repeat > 0
+        if self._current is None or self._current[0] is not batch.inputs or not again:
+            # In the midst of a batch, a resumed run goes on with what the batch began with.
+            known = {**self._kept, **(self._resumed if again else {})}
+            self._current = batch.inputs, self._of(model, batch.inputs, known)
+            self._resumed = {}
         return self._current[1]
 
-    def _of(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in _bytes(inputs)]
+    def _of(self, model: nn.Module, inputs: Tensor, known: dict[bytes, Tensor]) -> Tensor:
+        keys = _keys(inputs)
         directions = torch.empty_like(inputs)
-        unknown = [i for i, key in enumerate(keys) if key not in self._kept]
+        unknown = [i for i, key in enumerate(keys) if key not in known]
         for i in set(range(len(keys))).difference(unknown):
-            directions[i] = self._kept[keys[i]]
+            directions[i] = known[keys[i]]
         if unknown:
             new = [keys[i] for i in unknown]
             directions[unknown] = self._compute(model, inputs[unknown], new)
@@ -119,19 +125,21 @@ class SmoothGradDirections:
 
     def state_dict(self) -> dict:
         """What a resumed run needs to go on in the same way."""
-        return {
-            "keys": [key.hex() for key in self._kept],
-            "directions": list(self._kept.values()),
-        }
+        kept = self._kept
+        if self.kept_bytes == 0 and self._current is not None:
+            kept = dict(zip(_keys(self._current[0]), self._current[1].cpu(), strict=True))
+        return {"keys": [key.hex() for key in kept], "directions": list(kept.values())}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what :meth:`state_dict` gave."""
         keys = [bytes.fromhex(key) for key in state["keys"]]
-        self._kept = dict(zip(keys, state["directions"], strict=True))
+        known = dict(zip(keys, state["directions"], strict=True))
+        self._kept, self._resumed = ({}, known) if self.kept_bytes == 0 else (known, {})
         self._size = sum(d.numel() * d.element_size() for d in self._kept.values())
         self._current = self._model = None
 
 
-def _bytes(inputs: Tensor) -> np.ndarray:
-    """The bits of each example, a row of bytes."""
-    return inputs.detach().flatten(1).contiguous().view(torch.uint8).cpu().numpy()
+def _keys(inputs: Tensor) -> list[bytes]:
+    """A digest of the bits of each example."""
+    rows: np.ndarray = inputs.detach().flatten(1).contiguous().view(torch.uint8).cpu().numpy()
+    return [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

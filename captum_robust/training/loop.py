@@ -106,7 +106,7 @@ class Loop:
         accelerator = engine.accelerator
         with engine.step(whole) as backward, self._unsynchronised(whole):
             with accelerator.autocast():
-                batch = Batch(inputs, labels, engine.draws(place.step))
+                batch = Batch(inputs, labels, engine.draws(place.step), place.repeat)
                 parts = trainer.objective(self.student, trainer.teacher, batch)
             _check_parts(parts)
             values = engine.mean(parts)

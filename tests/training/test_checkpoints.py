@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -114,6 +115,27 @@ def test_a_run_interrupted_at_any_step_ends_bit_equal(whole, tmp_path, step, eve
         resumed.optimizer.state_dict()["state"][0], whole.optimizer.state_dict()["state"][0]
     )
     assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("step", [4, 5, 8, 11, 12])
+def test_directions_of_the_student_resume_too(tmp_path, step):
+    """Three steps on each batch: also from between them, where the student has moved on."""
+
+    def run(objective=ATEX):
+        objective = partial(objective, follow_student=True)
+        made = trainer(objective, kept_bytes=0)
+        made.steps_per_batch = 3
+        return made
+
+    once = torch.rand(12, 6, generator=torch.Generator().manual_seed(0))
+    batches = DataLoader(once, batch_size=5, shuffle=True)
+    expected = run()
+    expected.fit(batches, 2, show_progress=False)
+    with pytest.raises(Interrupted):
+        run(interrupt_at(step)).fit(batches, 2, checkpoints=Checkpoints(tmp_path, 1))
+    resumed = run()
+    resumed.fit(batches, 2, checkpoints=Checkpoints(tmp_path, 1), show_progress=False)
+    assert same(resumed.weights(), expected.weights())
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 100, 2**20])

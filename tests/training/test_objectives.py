@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchattacks
@@ -159,11 +161,13 @@ def test_directions_that_do_not_fit_are_kept_for_the_batch_alone(pair):
     given = batch()
     first = directions(teacher, given)
     calls = teacher.rows
-    assert torch.equal(directions(teacher, given), first)
+    assert torch.equal(directions(teacher, replace(given, repeat=1)), first)
     assert teacher.rows == calls
+    assert torch.equal(directions(teacher, given), first)  # the same inputs, come again
+    assert teacher.rows == 2 * calls
     later = Batch(batch().inputs[2:], None, Draws(seed=4))
     torch.testing.assert_close(directions(teacher, later), first[2:])  # the same noise
-    assert teacher.rows == calls + calls // 2
+    assert teacher.rows == 2 * calls + calls // 2
     other = SmoothGradDirections(n_samples=3, kept_bytes=0, seed=1)
     assert not torch.allclose(other(teacher, batch()), first)
 
@@ -326,3 +330,47 @@ def test_a_searched_point_is_perpendicular_far_away_and_worse_than_a_drawn_one(n
         torch.testing.assert_close(size, torch.full_like(size, 0.6))
     assert all(p.requires_grad for p in student.parameters())
     assert student.training
+
+
+def test_directions_may_follow_the_student(pair):
+    student, teacher = pair
+    asked = []
+
+    class Asked(SmoothGradDirections):
+        def __call__(self, model, batch):
+            asked.append((model, model.training, any(p.requires_grad for p in model.parameters())))
+            return super().__call__(model, batch)
+
+    settings = {"delta1": 0.4, "delta2": 0.6, "n_across": 3}
+    follows = ATEX(**settings, directions=Asked(kept_bytes=0), follow_student=True)
+    parts = follows(student.train(), teacher, batch())
+    assert asked == [(student, False, False)]
+    assert student.training
+    assert all(p.requires_grad for p in student.parameters())
+    # Eq. 4 with this direction in place of the teacher's.
+    phi = SmoothGradDirections()(student, batch())
+    given = ATEX(**settings, directions=lambda model, batch: phi)(student, teacher, batch())
+    for name, value in given.items():
+        torch.testing.assert_close(parts[name], value)
+    frozen = ATEX(**settings)(student, teacher, batch())
+    assert not torch.allclose(parts["neighbourhood"], frozen["neighbourhood"])
+
+
+def test_directions_of_the_student_are_those_at_the_start_of_a_batch(pair):
+    student, teacher = pair
+    atex = ATEX(delta1=0.4, delta2=0.6, follow_student=True)
+    given = batch()
+    atex(student, teacher, given)
+    first = atex.directions._current[1]
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(-1.5)
+    atex(student, teacher, replace(given, repeat=1))
+    assert torch.equal(atex.directions._current[1], first)
+    atex(student, teacher, given)  # the same tensor again, in another epoch
+    assert not torch.allclose(atex.directions._current[1], first)
+
+
+def test_directions_of_the_student_are_not_kept():
+    with pytest.raises(ValueError, match="those of a student that learns grow old"):
+        ATEX(delta1=1.0, delta2=1.0, follow_student=True, directions=SmoothGradDirections())
