@@ -35,6 +35,8 @@ METHODS: dict[str, Callable[..., Attribution]] = {
     "pattern attribution": PatternAttribution,
 }
 
+ALPHA = 1e-3  # that of the attack where nothing else is asked for
+
 
 class Explainer(NamedTuple):
     """An explanation and the options that it is always called with."""
@@ -73,6 +75,7 @@ def manipulated(
     From a file in ``args.out`` where there is one.
     """
     suffix = "" if args.smoothed is None else f"-beta{args.smoothed:g}"
+    suffix += "" if args.alpha == ALPHA else f"-alpha{args.alpha:g}"
     path = args.out / f"{name.replace(' ', '_')}-{number}-{args.steps}{suffix}"
     image_file, time_file = path.with_suffix(".npy"), path.with_suffix(".json")
     if not time_file.exists():
@@ -80,7 +83,7 @@ def manipulated(
         with torch.no_grad():
             label = model(other).argmax(1)
         attack = Dombrowski(
-            model, explanation.method, steps=args.steps,
+            model, explanation.method, alpha=args.alpha, steps=args.steps,
             explanation_kwargs=explanation.options, show_progress=True,
         )  # fmt: skip
         start = time.perf_counter()
@@ -104,6 +107,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--n-pairs", type=int, default=4)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--alpha", type=float, default=ALPHA, help="learning rate of the attack")
     parser.add_argument("--smoothed", type=float, help="attack the explanation smoothed by this")
     parser.add_argument("--n-steps", type=int, default=10, help="of integrated gradients")
     parser.add_argument("--seed", type=int, default=0, help="draws the pairs, the attack nothing")
