@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from captum_robust.attr._tape import Node, Step, names
@@ -85,12 +86,14 @@ def is_weighted(step: Step) -> bool:
 def apply_weight(step: Step, x: Tensor, weight: Tensor) -> Tensor:
     """A :data:`WEIGHTED` call with another input and weight, and without its bias."""
     kwargs = {k: v for k, v in step.kwargs.items() if k not in ("input", "weight", "bias")}
-    return step.func(x, weight, None, *step.args[3:], **kwargs)
+    # Under autocast the layer ran on a copy of the weight in another precision.
+    return step.func(x, weight.to(x.dtype), None, *step.args[3:], **kwargs)
 
 
 def batch_norm_slope_sign(step: Step) -> Tensor | None:
     """The sign of the slope of each channel of a ``batch_norm`` call; None where all are 1."""
-    weight = step.kwargs.get("weight", step.args[3] if len(step.args) > 3 else None)
+    place = 1 if step.func is torch.batch_norm else 3  # of torch, and of torch.nn.functional
+    weight = step.kwargs.get("weight", step.args[place] if len(step.args) > place else None)
     return None if weight is None else weight.sign()
 
 

@@ -50,14 +50,31 @@ def bounds_of(node: Node) -> Bounds | None:
     step = node.source
     if step is None:
         return node.bounds
-    affine = step.name in SUMS | PRODUCTS | ROUTES | {"neg", "__neg__", "batch_norm"}
-    if not affine or len(step.inputs) != 1 or len(step.outputs) != 1:
+    if not _keeps_boxes(step):
         return None
-    box = bounds_of(step.inputs[0])
-    if box is None or step.kwargs.get("training"):
+    boxes = [box for box in map(bounds_of, step.inputs) if box is not None]
+    if len(boxes) < len(step.inputs):
         return None
-    a, b = (step.again(end) for end in box)
+    a, b = (step.again_for(node, *ends) for ends in zip(*boxes, strict=True))
     return torch.minimum(a, b), torch.maximum(a, b)
+
+
+def _keeps_boxes(step: Step) -> bool:
+    """Whether the call takes the corners of the boxes of its inputs to those of its result's."""
+    if step.name in ROUTES:
+        return True
+    if len(step.inputs) != 1:
+        return False
+    if step.name in AVERAGES:
+        return _is_average(step)
+    if step.name in PRODUCTS:  # x / 2, and neither 2 / x nor x * x
+        operands = [*step.args, *step.kwargs.values()]
+        first = step.kwargs.get("input", step.args[0] if step.args else None)
+        is_divisor = "div" in step.name and first is not step.tensors[0]
+        return sum(o is step.tensors[0] for o in operands) == 1 and not is_divisor
+    if step.name == "batch_norm":
+        return not step.kwargs.get("training")
+    return step.name in SUMS or step.name in ("neg", "__neg__")
 
 
 def distribute(step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
@@ -94,9 +111,13 @@ def _kind(step: Step) -> str | None:
         if one:
             return "elementwise"
         return "gated" if sum(map(_is_gate, step.inputs)) == 1 else None
-    if step.name in AVERAGES and one and "bicubic" not in step.kwargs.values():
+    if step.name in AVERAGES and one and _is_average(step):
         return "average"
     return "elementwise" if step.name in ELEMENTWISE and one else None
+
+
+def _is_average(step: Step) -> bool:
+    return "bicubic" not in step.kwargs.values()  # some of its weights are negative
 
 
 def _is_gate(node: Node) -> bool:
@@ -123,37 +144,39 @@ def _z_plus(step: Step, weight: Tensor, x: Tensor, relevance: Tensor, create_gra
     """R_i = sum_j (x_i w_ji)^+ / (sum_i (x_i w_ji)^+) R_j, Eq. 2 of Dombrowski et al."""
     parts = [(x, _positive(weight))]
     if bool((x.detach() < 0).any()):
-        parts = [(_positive(x), _positive(weight)), (_negative(x), _negative(weight))]
-    return _weighted_shares(step, parts, [1.0] * len(parts), relevance, create_graph)
+        # At 0 they have the derivatives of the line above, whatever is beside it in the batch.
+        below, above = torch.where(x < 0, x, 0.0), torch.where(x < 0, 0.0, x)
+        parts = [(above, _positive(weight)), (below, _negative(weight))]
+    return _weighted_shares(step, parts, relevance, create_graph)
 
 
 def _z_bounded(
     step: Step, weight: Tensor, x: Tensor, box: Bounds, relevance: Tensor, create_graph: bool
 ) -> Tensor:
-    """R_i = sum_j z_ij / (sum_i z_ij) R_j, z_ij = x_i w_ji - l_i w_ji^+ - h_i w_ji^-, Eq. 3."""
+    """R_i = sum_j z_ij / (sum_i z_ij) R_j, z_ij = x_i w_ji - l_i w_ji^+ - h_i w_ji^-, Eq. 3.
+
+    As (x_i - l_i) w_ji^+ + (x_i - h_i) w_ji^-: with no negative summand, nothing cancels.
+    """
     low, high = box
-    parts = [(x, weight), (low, _positive(weight)), (high, _negative(weight))]
-    return _weighted_shares(step, parts, [1.0, -1.0, -1.0], relevance, create_graph)
+    parts = [(x - low, _positive(weight)), (x - high, _negative(weight))]
+    return _weighted_shares(step, parts, relevance, create_graph)
 
 
 def _weighted_shares(
     step: Step,
     parts: list[tuple[Tensor, Tensor]],
-    signs: list[float],
     relevance: Tensor,
     create_graph: bool,
 ) -> Tensor:
-    """Shares in proportion to z_ij = sum_k sign_k x_ki w_kji."""
-    points = [x if x.requires_grad else x.detach().requires_grad_() for x, _ in parts]
-    values = [apply_weight(step, x, w) for x, (_, w) in zip(points, parts, strict=True)]
-    terms = [sign * z for sign, z in zip(signs, values, strict=True)]
-    ratio = _divide(relevance, reduce(torch.add, terms))
+    """Shares in proportion to z_ij, the sum of x_i w_ij over the parts."""
+    points = [x for x, _ in parts]
+    values = [apply_weight(step, x, w) for x, w in parts]
+    ratio = _divide(relevance, reduce(torch.add, values))
     slopes = [
         torch.autograd.grad(z, x, ratio, create_graph=create_graph)[0]
         for z, x in zip(values, points, strict=True)
     ]
-    shares = [sign * x * g for sign, x, g in zip(signs, points, slopes, strict=True)]
-    return reduce(torch.add, shares)
+    return reduce(torch.add, [x * g for x, g in zip(points, slopes, strict=True)])
 
 
 def _through_average(step: Step, node: Node, relevance: Tensor, create_graph: bool) -> Tensor:
@@ -173,7 +196,9 @@ def _through_average(step: Step, node: Node, relevance: Tensor, create_graph: bo
 
 def _through_sum(step: Step, relevance: Tensor) -> Shares:
     """As in an average, of the two summands."""
-    a, b = (node.value for node in step.inputs)
+    first = step.kwargs.get("input", step.args[0] if step.args else None)
+    nodes = step.inputs if first is step.tensors[0] else step.inputs[::-1]  # other=, input=
+    a, b = (node.value for node in nodes)
     factor = step.kwargs.get("alpha", 1)
     if step.name in ("__rsub__", "rsub"):
         a = -factor * a
@@ -181,7 +206,7 @@ def _through_sum(step: Step, relevance: Tensor) -> Shares:
         b = (factor if "add" in step.name else -factor) * b
     pluses, minuses = (_positive(a), _positive(b)), (_negative(a), _negative(b))
     by_plus, by_minus = _divide_by_either(relevance, torch.add(*pluses), torch.add(*minuses))
-    for node, plus, minus in zip(step.inputs, pluses, minuses, strict=True):
+    for node, plus, minus in zip(nodes, pluses, minuses, strict=True):
         share = plus * by_plus + minus * by_minus
         yield node, share.sum_to_size(node.tensor.shape)
 
@@ -205,7 +230,8 @@ def _negative(x: Tensor) -> Tensor:
 
 def _divide(relevance: Tensor, total: Tensor) -> Tensor:
     """The ratio; 0 where nothing contributes, and so nothing can take the relevance."""
-    return relevance / torch.where(total.abs() >= _nothing(total), total, torch.inf)
+    ratio = relevance / torch.where(total.abs() >= _nothing(total), total, torch.inf)
+    return ratio.to(total.dtype)  # parts of a model may run in another precision
 
 
 def _divide_by_either(relevance: Tensor, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,9 +241,14 @@ def _divide_by_either(relevance: Tensor, plus: Tensor, minus: Tensor) -> tuple[T
 
 
 def _nothing(total: Tensor) -> float:
-    """The total below which nothing contributes, 2e-13 in single precision.
+    """The total below which nothing contributes: 6e-16 in single precision, 5e-124 in double.
 
     Softplus leaves a trace of every value that a rectifier makes 0. The derivatives of a ratio
     divide by the total again: they would overflow where the ratio itself does not yet.
     """
-    return torch.finfo(total.dtype).tiny ** (1 / 3)
+    if total.dtype == torch.float16:
+        raise refusal(
+            "relevance propagation divides by numbers that float16 has no room for. Use bfloat16 "
+            "or float32."
+        )
+    return torch.finfo(total.dtype).tiny ** 0.4

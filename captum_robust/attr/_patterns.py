@@ -164,7 +164,7 @@ class _Statistics:
         x, y = (t.detach().to(wide) for t in (step.inputs[0].value, node.value))
         answer = _answer(node)
         passes = torch.ones_like(y) if answer is None else (answer.detach() > 0).to(wide)
-        weight = self.weight.to(wide).requires_grad_()
+        weight = self.weight.to(wide, copy=True).requires_grad_()
         # The derivative by the weight is the sum of x_i G_j over all places of the layer.
         product = apply_weight(step, x, weight)
         for total, g in ((self.xy, y * passes), (self.x, passes)):
@@ -179,9 +179,13 @@ class _Statistics:
         """The pattern, in the shape and dtype of the weight."""
         inner = [1] * (self.weight.dim() - 1)
         n_plus = self.n_plus.clamp(min=1).view(-1, *inner)
-        covariance = (self.xy - self.x * (self.y / self.n).view(-1, *inner)) / n_plus
+        product = self.x * (self.y / self.n).view(-1, *inner)
+        covariance = (self.xy - product) / n_plus
         scale = (self.weight * covariance).flatten(1).sum(1).view(-1, *inner)
-        known = scale.abs() > torch.finfo(scale.dtype).tiny
+        # What is left of inputs that never change is rounding.
+        size = self.weight.abs() * (self.xy.abs() + product.abs()) / n_plus
+        rounding = 100 * torch.finfo(scale.dtype).eps * size.flatten(1).sum(1).view(-1, *inner)
+        known = scale.abs() > rounding
         pattern = torch.where(known, covariance / torch.where(known, scale, 1.0), 0.0)
         return pattern.to(self.weight)
 

@@ -34,9 +34,17 @@ def names(text: str) -> frozenset[str]:
 class Node:
     """A value of the forward pass that depends on the inputs."""
 
-    def __init__(self, tensor: Tensor, source: Step | None, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        tensor: Tensor,
+        source: Step | None,
+        bounds: Bounds | None = None,
+        position: int = 0,
+    ) -> None:
         self.source = source
         """The call that made it; None for an input."""
+        self.position = position
+        """Which of the tensors that the call returned."""
         self.bounds = bounds
         """The box that an input lies in."""
         self.consumers: list[Step] = []
@@ -85,10 +93,16 @@ class Step:
         args, kwargs = _replaced((self.args, self.kwargs), stand_in)
         return self.func(*args, **kwargs)
 
+    def again_for(self, output: Node, *tensors: Tensor) -> Tensor:
+        """What of :meth:`again` stands where ``output`` did."""
+        return list(_tensors((self.again(*tensors),)))[output.position]
+
     def backward(self, above: list[Tensor | None], create_graph: bool) -> list[Tensor]:
         """The true backward pass of this call alone: the gradients of ``inputs``."""
         pairs = zip(self.outputs, above, strict=True)
-        outputs, gradients = zip(*[(y.value, g) for y, g in pairs if g is not None], strict=True)
+        # Parts of a model may run in another precision.
+        known = [(y.value, g.to(y.value.dtype)) for y, g in pairs if g is not None]
+        outputs, gradients = zip(*known, strict=True)
         found = torch.autograd.grad(
             outputs, self.edges, gradients,
             create_graph=create_graph, retain_graph=True, allow_unused=True,
@@ -216,10 +230,11 @@ class Tape(TorchFunctionMode):
         result = func(*args, **kwargs)
         step = Step(name, func, args, kwargs, list(nodes.values()), tensors, edges, beta)
         # Some calls hand back what they were given, such as a dropout in evaluation mode.
-        made = [t for t in _tensors((result,)) if t.requires_grad and id(t) not in nodes]
+        returned = enumerate(_tensors((result,)))
+        made = [(i, t) for i, t in returned if t.requires_grad and id(t) not in nodes]
         if made:
             self._check(step)
-            step.outputs = [Node(t, step) for t in made]
+            step.outputs = [Node(t, step, position=i) for i, t in made]
             self.steps.append(step)
             for node in step.inputs:
                 node.consumers.append(step)

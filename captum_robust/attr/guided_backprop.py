@@ -32,9 +32,9 @@ class GuidedBackprop(GradientAttribution):
 
     for every rectifier :math:`\sigma`: module, function, method and in place alike, used once or
     often, where :class:`captum.attr.GuidedBackprop` changes modules ``nn.ReLU`` alone and silently
-    gives the plain gradient of others. Rectifiers are those of :class:`softplus_activations`, and
-    GELU, SiLU, ELU and their like. With a graph (:func:`differentiable`), so that it can be
-    attacked.
+    gives the plain gradient of others. Rectifiers are those of :class:`softplus_activations` but
+    for gates (Hardsigmoid), and GELU, SiLU, ELU and their like. With a graph
+    (:func:`differentiable`), so that it can be attacked.
 
     Under :class:`BetaSmoothing` the rectifier of the gradient is smoothed as well, as in the code
     of Dombrowski et al.: :math:`g_z = \mathrm{sigmoid}(\beta z)\,\mathrm{softplus}_\beta(g)`.

@@ -42,7 +42,8 @@ class RelevancePropagation(GradientAttribution):
         forward_func: The model, or any function that calls it.
         low: l, the least value of each input: a number, a tensor that can be broadcast to the
             input, or a tuple with one for each input. None: unbounded, z+ there, too. It is that
-            of the inputs themselves: a normalisation inside the model is taken into account.
+            of the inputs themselves: what a model does before its first layer, such as to
+            normalise, average or join them, is taken into account.
         high: h, the largest value, alike. Where noise takes an input outside of its bounds, as
             :class:`KernelSmoothing` does, they are widened to hold it.
 
@@ -139,11 +140,11 @@ class RelevancePropagation(GradientAttribution):
 
 
 def _least(x: Tensor, low: float | Tensor) -> Tensor:
-    return torch.minimum(x, torch.as_tensor(low, dtype=x.dtype, device=x.device))
+    return torch.minimum(x.detach(), torch.as_tensor(low, dtype=x.dtype, device=x.device))
 
 
 def _greatest(x: Tensor, high: float | Tensor) -> Tensor:
-    return torch.maximum(x, torch.as_tensor(high, dtype=x.dtype, device=x.device))
+    return torch.maximum(x.detach(), torch.as_tensor(high, dtype=x.dtype, device=x.device))
 
 
 def _check_kinds(low: Any, high: Any) -> None:

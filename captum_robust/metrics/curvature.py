@@ -51,7 +51,8 @@ def principal_curvature(
             curvature is zero almost everywhere if it is made of rectifiers.
         n_iterations: Largest number of iterations; one takes one double backward pass.
         tolerance: An example is done when the residual of the eigenvector is at most this times
-            the eigenvalue. The error, never above the true value, is usually far smaller.
+            the eigenvalue. What is found is never above the true value, and usually far closer
+            than that; where many curvatures lie close together it may be some times as far.
         generator: Source of the first vectors; None draws fresh ones.
 
     Returns:

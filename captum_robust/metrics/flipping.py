@@ -99,6 +99,10 @@ def pixel_flipping(
     n_features = order.shape[1]
     share = torch.linspace(0, largest_fraction, n_steps + 1, dtype=torch.float64)
     counts = (share * n_features).round().long()
+    if counts[-1] == 0:
+        raise ValueError(
+            f"largest_fraction={largest_fraction} of {n_features} features is less than one."
+        )
     if max_examples_per_batch is not None:
         check_count(max_examples_per_batch=max_examples_per_batch)
     batch = max_examples_per_batch or len(inputs) * copies_at_once((inputs,), None)

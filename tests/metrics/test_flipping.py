@@ -136,6 +136,7 @@ def test_a_bar_is_shown_on_demand(capsys):
         ({"target": torch.tensor([1, 2])}, "target must be a class, or"),
         ({"n_steps": 0}, "n_steps"),
         ({"largest_fraction": 1.5}, "largest_fraction"),
+        ({"largest_fraction": 0.01}, "is less than one"),
         ({"max_examples_per_batch": 0}, "max_examples_per_batch"),
         ({"forward_func": lambda x: x.flatten(1).sum(1)}, "forward_func must return finite"),
         ({"forward_func": lambda x: network()(x)[:1]}, "forward_func must return a row"),
