@@ -15,7 +15,8 @@ from _data import photographs
 from captum.attr import Attribution, InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
-from captum_robust.attacks import Dombrowski
+from captum_robust.attacks import Dombrowski, LinearDecay
+from captum_robust.attacks.schedules import Schedule
 from captum_robust.attr import (
     BetaSmoothing,
     GuidedBackprop,
@@ -76,6 +77,7 @@ def manipulated(
     """
     suffix = "" if args.smoothed is None else f"-beta{args.smoothed:g}"
     suffix += "" if args.alpha == ALPHA else f"-alpha{args.alpha:g}"
+    suffix += "" if args.final_alpha is None else f"-{args.final_alpha:g}"
     path = args.out / f"{name.replace(' ', '_')}-{number}-{args.steps}{suffix}"
     image_file, time_file = path.with_suffix(".npy"), path.with_suffix(".json")
     if not time_file.exists():
@@ -83,7 +85,7 @@ def manipulated(
         with torch.no_grad():
             label = model(other).argmax(1)
         attack = Dombrowski(
-            model, explanation.method, alpha=args.alpha, steps=args.steps,
+            model, explanation.method, alpha=_alpha(args), steps=args.steps,
             explanation_kwargs=explanation.options, show_progress=True,
         )  # fmt: skip
         start = time.perf_counter()
@@ -108,11 +110,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--alpha", type=float, default=ALPHA, help="learning rate of the attack")
+    parser.add_argument("--final-alpha", type=float, help="where it falls to, step by step")
     parser.add_argument("--smoothed", type=float, help="attack the explanation smoothed by this")
     parser.add_argument("--n-steps", type=int, default=10, help="of integrated gradients")
     parser.add_argument("--seed", type=int, default=0, help="draws the pairs, the attack nothing")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("reproductions/six_methods"))
+
+
+def _alpha(args: Namespace) -> float | Schedule:
+    final = args.final_alpha
+    return args.alpha if final is None else LinearDecay(args.alpha, final)
 
 
 def _patterns(model: nn.Module, args: Namespace) -> Patterns:
