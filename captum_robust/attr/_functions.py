@@ -12,7 +12,9 @@ WEIGHTED = names("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d 
 """Layers of an input, a weight and a bias, in this order."""
 
 MATRIX_PRODUCTS = names(
-    "matmul __matmul__ __rmatmul__ mm bmm mv addmm addbmm baddbmm addmv einsum bilinear tensordot"
+    "matmul __matmul__ __rmatmul__ mm bmm mv addmm addbmm baddbmm addmv einsum bilinear tensordot "
+    "multi_head_attention_forward lstm lstm_cell gru gru_cell rnn_tanh rnn_tanh_cell rnn_relu "
+    "rnn_relu_cell"
 )
 """Layers of a weight that are spelled in another way."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -61,8 +62,11 @@ class Patterns(Mapping[str, Tensor]):
         Raises:
             ValueError: The file holds something else than numbers.
         """
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (ValueError, AttributeError, EOFError, BadZipFile) as error:
+            raise ValueError(f"path: {path} is no file that Patterns.save has written.") from error
         strange = [name for name, array in arrays.items() if array.dtype.kind != "f"]
         if strange:
             raise ValueError(f"path: {strange[0]!r} in it is no array of floating-point numbers.")

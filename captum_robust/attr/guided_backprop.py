@@ -38,6 +38,8 @@ class GuidedBackprop(GradientAttribution):
 
     Under :class:`BetaSmoothing` the rectifier of the gradient is smoothed as well, as in the code
     of Dombrowski et al.: :math:`g_z = \mathrm{sigmoid}(\beta z)\,\mathrm{softplus}_\beta(g)`.
+    Of a gradient much smaller than :math:`1/\beta` that leaves :math:`\ln 2/\beta`, the same for
+    every class: compare the maps of two classes, and choose a larger beta where they are alike.
 
     Args:
         forward_func: The model, or any function that calls it; it need not be a module.

@@ -4,7 +4,7 @@
 any objective: :class:`Distillation`, :class:`CrossEntropy` (with :class:`SoftplusNetwork` the
 paper's baseline), :class:`GradientPenalty` (the naive solution), :class:`AdversarialExamples`
 (adversarial training on predictions), or a function of yours. Needs the extra ``training``:
-``pip install "captum_robust[training]"``.
+``pip install ".[training]"``.
 """
 
 from captum_robust.training.atex import ATEX, ATEXTrainer, points_across, points_along

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -107,8 +108,8 @@ class ATEX:
         follow_student: bool = False,
     ) -> None:
         for name, delta in (("delta1", delta1), ("delta2", delta2)):
-            if delta != 0:
-                check_positive(**{name: delta})
+            if not (isinstance(delta, (int, float)) and 0 <= delta < math.inf):
+                raise ValueError(f"{name} must be 0 or more, and finite, got {delta}.")
         if delta1 == delta2 == 0:
             raise ValueError(
                 "delta1 and delta2 are both 0, so no point moves. That is plain distillation: "

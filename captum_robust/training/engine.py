@@ -35,9 +35,7 @@ class Engine:
             from accelerate.state import GradientState
             from accelerate.utils import DataLoaderConfiguration
         except ImportError as error:
-            raise ImportError(
-                "training needs accelerate: pip install 'captum_robust[training]'"
-            ) from error
+            raise ImportError("training needs accelerate: pip install accelerate") from error
         self.accumulation = 1
         if accelerator is None:
             with _settings_kept(GradientState):

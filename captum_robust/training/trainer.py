@@ -124,14 +124,21 @@ class Trainer:
             and what :meth:`evaluate` gives, with ``val_`` before its name.
 
         Raises:
+            TypeError: ``loader`` is a tensor.
             ValueError: The loader yields nothing; the loss became NaN or Inf (the weights are those
                 before that step); a checkpoint is damaged or of another run; second derivatives
                 are asked of several processes.
             OSError: A checkpoint cannot be written; the one before it stays.
         """
         check_count(epochs=epochs)
+        if isinstance(loader, Tensor):
+            raise TypeError(
+                "loader is a tensor. Pass a DataLoader, or a list of batches: [inputs]."
+            )
         if isinstance(checkpoints, (str, PathLike)):
             checkpoints = Checkpoints(checkpoints)
+        if checkpoints is not None and checkpoints.folder.is_file():
+            raise ValueError(f"checkpoints must be a folder, and {checkpoints.folder} is a file.")
         engine = self._engine()
         if engine.n_processes > 1 and getattr(self.objective, "second_order", False):
             raise ValueError(

@@ -230,7 +230,7 @@ def test_a_file_that_holds_code_or_words_is_refused(tmp_path):
 
     bad, words = tmp_path / "bad.npz", tmp_path / "words.npz"
     np.savez(bad, **{"0.weight": np.array([Trap()], dtype=object)})
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="no file that Patterns.save"):
         Patterns.load(bad)
     bare = tmp_path / "bare"
     bare.write_bytes(pickle.dumps(Trap()))
@@ -283,3 +283,43 @@ def test_bad_input():
         learn_patterns(model, [vectors() / 0])
     with pytest.raises(TypeError, match="transposed convolutions"):
         learn_patterns(nn.ConvTranspose2d(2, 2, 2).double(), [images()])
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.attend(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Recurs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.recur, self.last = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.recur(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [Attends, Recurs])
+def test_weights_inside_of_a_fused_layer_are_refused(kind):
+    model, x = kind(), torch.rand(3, 5, 4)
+    patterns = Patterns({"last.weight": torch.ones(2, 4)})
+    with pytest.raises(TypeError, match="multiplies by a weight that can have no pattern"):
+        PatternAttribution(model, patterns).attribute(x, target=0)
+
+
+def test_a_neuron_whose_input_never_changes_has_no_pattern():
+    model = nn.Linear(4, 3).double()
+    patterns = learn_patterns(model, [torch.rand(1, 4, dtype=torch.float64).expand(100, 4)])
+    assert torch.equal(patterns["weight"], torch.zeros(3, 4, dtype=torch.float64))
+    assert not patterns["weight"].requires_grad
+
+
+def test_a_file_of_something_else(tmp_path):
+    path = tmp_path / "patterns.npz"
+    path.write_text("root:x:0:0")
+    with pytest.raises(ValueError, match="no file that Patterns.save has written"):
+        Patterns.load(path)

@@ -535,3 +535,14 @@ def test_early_stopping_begins_anew_with_another_trainer(model, loader):
     trainer = ATEXTrainer(other, **DELTAS)
     trainer.fit(loader(), 3, callbacks=[stop], show_progress=False)
     assert trainer.weights().keys() == other.state_dict().keys()
+
+
+def test_a_tensor_is_no_loader_and_a_file_no_folder(model, loader, tmp_path):
+    trainer = ATEXTrainer(model, **DELTAS)
+    with pytest.raises(TypeError, match="loader is a tensor"):
+        trainer.fit(torch.rand(8, 6), 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="checkpoints must be a folder"):
+        trainer.fit(loader, 1, checkpoints=tmp_path / "file")
+    with pytest.raises(ValueError, match="delta1 must be 0 or more"):
+        ATEXTrainer(model, delta1=-1.0, delta2=1.0)
