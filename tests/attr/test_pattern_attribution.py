@@ -230,7 +230,7 @@ def test_a_file_that_holds_code_or_words_is_refused(tmp_path):
 
     bad, words = tmp_path / "bad.npz", tmp_path / "words.npz"
     np.savez(bad, **{"0.weight": np.array([Trap()], dtype=object)})
-    with pytest.raises(ValueError, match="no file that Patterns.save"):
+    with pytest.raises(ValueError, match="is no file that"):
         Patterns.load(bad)
     bare = tmp_path / "bare"
     bare.write_bytes(pickle.dumps(Trap()))
@@ -321,5 +321,5 @@ def test_a_neuron_whose_input_never_changes_has_no_pattern():
 def test_a_file_of_something_else(tmp_path):
     path = tmp_path / "patterns.npz"
     path.write_text("root:x:0:0")
-    with pytest.raises(ValueError, match="no file that Patterns.save has written"):
+    with pytest.raises(ValueError, match="is no file that"):
         Patterns.load(path)
