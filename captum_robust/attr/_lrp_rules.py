@@ -169,8 +169,9 @@ def _weighted_shares(
     create_graph: bool,
 ) -> Tensor:
     """Shares in proportion to z_ij, the sum of x_i w_ij over the parts."""
-    points = [x for x, _ in parts]
-    values = [apply_weight(step, x, w) for x, w in parts]
+    points = [_wide(x) for x, _ in parts]
+    with torch.autocast(relevance.device.type, enabled=False):
+        values = [apply_weight(step, x, w) for x, (_, w) in zip(points, parts, strict=True)]
     ratio = _divide(relevance, reduce(torch.add, values))
     slopes = [
         torch.autograd.grad(z, x, ratio, create_graph=create_graph)[0]
@@ -181,7 +182,7 @@ def _weighted_shares(
 
 def _through_average(step: Step, node: Node, relevance: Tensor, create_graph: bool) -> Tensor:
     """In proportion to the positive parts; where there are none, to the negative ones."""
-    x, box = node.value, bounds_of(node)
+    x, box = _wide(node.value), bounds_of(node)
     if box is not None:
         x = x - box[0]
     plus, minus = _positive(x), _negative(x)
@@ -198,7 +199,7 @@ def _through_sum(step: Step, relevance: Tensor) -> Shares:
     """As in an average, of the two summands."""
     first = step.kwargs.get("input", step.args[0] if step.args else None)
     nodes = step.inputs if first is step.tensors[0] else step.inputs[::-1]  # other=, input=
-    a, b = (node.value for node in nodes)
+    a, b = (_wide(node.value) for node in nodes)
     factor = step.kwargs.get("alpha", 1)
     if step.name in ("__rsub__", "rsub"):
         a = -factor * a
@@ -240,15 +241,15 @@ def _divide_by_either(relevance: Tensor, plus: Tensor, minus: Tensor) -> tuple[T
     return _divide(relevance, plus), _divide(torch.where(none, relevance, 0.0), minus)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """What float16 has no room for: ratios to small totals."""
+    return x.float() if x.dtype == torch.float16 else x
+
+
 def _nothing(total: Tensor) -> float:
     """The total below which nothing contributes: 6e-16 in single precision, 5e-124 in double.
 
     Softplus leaves a trace of every value that a rectifier makes 0. The derivatives of a ratio
     divide by the total again: they would overflow where the ratio itself does not yet.
     """
-    if total.dtype == torch.float16:
-        raise refusal(
-            "relevance propagation divides by numbers that float16 has no room for. Use bfloat16 "
-            "or float32."
-        )
     return torch.finfo(total.dtype).tiny ** 0.4

@@ -181,7 +181,7 @@ class Tape(TorchFunctionMode):
                 known = relevance.get(node)
                 relevance[node] = share if known is None else known + share
         found = [
-            relevance[node] if node in relevance else torch.zeros_like(node.tensor)
+            relevance[node].to(node.tensor) if node in relevance else torch.zeros_like(node.tensor)
             for node in self._sources
         ]
         if create_graph:

@@ -563,10 +563,20 @@ def test_nothing_cancels_at_neurons_that_the_bounds_hold_down():
         torch.testing.assert_close(explain.attribute(x), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_too_little_range_is_refused():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).half()
-    with pytest.raises(TypeError, match="float16 has no room for"):
-        RelevancePropagation(model).attribute(torch.rand(2, 4).half(), target=0)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_room_for_small_totals(dtype):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(0.0, 0.05, generator=rng(0))
+    x = torch.rand(4, 8, generator=rng(1))
+    expected = RelevancePropagation(model).attribute(x, target=0)
+    found = RelevancePropagation(model.to(dtype)).attribute(x.to(dtype), target=0)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+    with torch.autocast("cpu", dtype=dtype):
+        around = RelevancePropagation(model.float()).attribute(x, target=0)
+    torch.testing.assert_close(around.float(), expected, atol=2e-2, rtol=2e-2)
 
 
 class InPart(nn.Module):

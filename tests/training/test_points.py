@@ -143,8 +143,8 @@ def test_an_input_range_holds_for_all_points():
     ("options", "message"),
     [
         ({"delta1": 0, "delta2": 0}, "plain distillation"),
-        ({"delta1": -1.0, "delta2": 1.0}, "delta1 must be positive"),
-        ({"delta1": 1.0, "delta2": math.nan}, "delta2 must be positive"),
+        ({"delta1": -1.0, "delta2": 1.0}, "delta1 must be 0 or more"),
+        ({"delta1": 1.0, "delta2": math.nan}, "delta2 must be 0 or more"),
         ({"delta1": 1.0, "delta2": 1.0, "n_across": 0}, "n_across must be at least 1"),
         ({"delta1": 1.0, "delta2": 1.0, "n_along": 0}, "n_along must be at least 1"),
         ({"delta1": 1.0, "delta2": 1.0, "temperature": 0.0}, "temperature must be positive"),
