@@ -261,8 +261,8 @@ class ATEXTrainer(Trainer):
             not.
         directions: A function of model and :class:`Batch`; None: :class:`SmoothGradDirections`.
         follow_student: Whether the explanation is that of the copy as it is at the time, computed
-            anew for each batch, and not that of f. It has to be smooth by itself then, not as the
-            frozen explanation is: the most stable in our experiments (see the reproductions).
+            anew for each batch, and not that of f. The most stable in our experiments, but no
+            longer like SmoothGrad of f: what the copy explains is itself (see the reproductions).
             Costs ``n_samples`` gradients for each batch, so take several ``steps_per_batch``.
         steps_per_batch: How many steps a batch is used for, with new points in each; the published
             code takes 22.
