@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from captum_robust.attr._functions import names
-from captum_robust.attr._overwrite import OwnFunction
+from captum_robust.attr._overwrite import OwnFunction, in_reverse_mode_alone
 
 
 class constant_weights(TorchFunctionMode):
@@ -123,8 +122,7 @@ def _is_simple(x: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple[A
         and x.is_floating_point()
         and not isinstance(settings[1], str)
         and not torch._C._is_any_autocast_enabled()
-        and getattr(forward_ad, "_current_level", 0) < 0
-        and not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+        and in_reverse_mode_alone(*tensors)
     )
 
 

@@ -78,6 +78,11 @@ def weight_of(step: Step) -> Tensor:
     return step.kwargs["weight"] if "weight" in step.kwargs else step.args[1]
 
 
+def first_operand(step: Step) -> object:
+    """What the call was given first, by place or as ``input``."""
+    return step.kwargs.get("input", step.args[0] if step.args else None)
+
+
 def is_weighted(step: Step) -> bool:
     """Whether the call is a layer whose input, and not its weight, depends on the inputs."""
     if step.name not in WEIGHTED or len(step.inputs) != 1:

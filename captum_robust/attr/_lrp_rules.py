@@ -20,6 +20,7 @@ from captum_robust.attr._functions import (
     SUMS,
     apply_weight,
     batch_norm_slope_sign,
+    first_operand,
     is_weighted,
     weight_of,
 )
@@ -69,8 +70,7 @@ def _keeps_boxes(step: Step) -> bool:
         return _is_average(step)
     if step.name in PRODUCTS:  # x / 2, and neither 2 / x nor x * x
         operands = [*step.args, *step.kwargs.values()]
-        first = step.kwargs.get("input", step.args[0] if step.args else None)
-        is_divisor = "div" in step.name and first is not step.tensors[0]
+        is_divisor = "div" in step.name and first_operand(step) is not step.tensors[0]
         return sum(o is step.tensors[0] for o in operands) == 1 and not is_divisor
     if step.name == "batch_norm":
         return not step.kwargs.get("training")
@@ -197,8 +197,8 @@ def _through_average(step: Step, node: Node, relevance: Tensor, create_graph: bo
 
 def _through_sum(step: Step, relevance: Tensor) -> Shares:
     """As in an average, of the two summands."""
-    first = step.kwargs.get("input", step.args[0] if step.args else None)
-    nodes = step.inputs if first is step.tensors[0] else step.inputs[::-1]  # other=, input=
+    in_order = first_operand(step) is step.tensors[0]  # unlike sub(other=b, input=a)
+    nodes = step.inputs if in_order else step.inputs[::-1]
     a, b = (_wide(node.value) for node in nodes)
     factor = step.kwargs.get("alpha", 1)
     if step.name in ("__rsub__", "rsub"):

@@ -50,12 +50,17 @@ def overwrite_unseen(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tenso
     return _TakeOver.apply(z, result)
 
 
+def in_reverse_mode_alone(*tensors: Tensor) -> bool:
+    """Whether no transform (vmap, forward mode) is at work, of which an OwnFunction knows none."""
+    if getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0:  # inside dual_level()
+        return False
+    return not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+
+
 def _is_sole_user(z: Tensor) -> bool:
     if type(z) is not Tensor or z._is_view() or z.layout != torch.strided:
         return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(z):
-        return False
-    if getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0:  # inside dual_level()
+    if not in_reverse_mode_alone(z):
         return False
     # Memory that is not torch's own, such as numpy's, cannot be resized.
     return z.untyped_storage().resizable() and _users_of(z) == _ALONE

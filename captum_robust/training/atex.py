@@ -129,7 +129,8 @@ class ATEX:
         self.alpha, self.temperature, self.input_range = alpha, temperature, input_range
         self.n_along, self.n_across, self.search = n_along, n_across, search
         if directions is None:
-            directions = SmoothGradDirections(**({"kept_bytes": 0} if follow_student else {}))
+            frozen = not follow_student
+            directions = SmoothGradDirections() if frozen else SmoothGradDirections(kept_bytes=0)
         if follow_student and getattr(directions, "kept_bytes", 0) != 0:
             raise ValueError(
                 "directions: those of a student that learns grow old. Keep none of them: "

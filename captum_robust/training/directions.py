@@ -78,7 +78,7 @@ class SmoothGradDirections:
         again = batch.repeat > 0
         if self._current is None or self._current[0] is not batch.inputs or not again:
             # In the midst of a batch, a resumed run goes on with what the batch began with.
-            known = {**self._kept, **(self._resumed if again else {})}
+            known = self._resumed if again and self._resumed else self._kept
             self._current = batch.inputs, self._of(model, batch.inputs, known)
             self._resumed = {}
         return self._current[1]

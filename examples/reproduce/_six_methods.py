@@ -56,11 +56,18 @@ class Explainer(NamedTuple):
         return Explainer(BetaSmoothing(self.method, beta), self.options)
 
 
-def explainer(name: str, model: nn.Module, args: Namespace) -> Explainer:
-    """The explanation ``name``, one of ``METHODS``."""
-    more = {"patterns": _patterns(model, args)} if name == "pattern attribution" else {}
-    options = {"n_steps": args.n_steps} if name == "integrated gradients" else {}
+def explainer(
+    name: str, model: nn.Module, patterns: Callable[[], Patterns], n_steps: int = 10
+) -> Explainer:
+    """The explanation ``name``, one of ``METHODS``; patterns are asked for where it needs them."""
+    more = {"patterns": patterns()} if name == "pattern attribution" else {}
+    options = {"n_steps": n_steps} if name == "integrated gradients" else {}
     return Explainer(METHODS[name](model, **more), options)
+
+
+def explainer_of_photographs(name: str, model: nn.Module, args: Namespace) -> Explainer:
+    """The same, with the patterns of the photographs."""
+    return explainer(name, model, lambda: _patterns(model, args), args.n_steps)
 
 
 def manipulated(
@@ -128,6 +135,5 @@ def _patterns(model: nn.Module, args: Namespace) -> Patterns:
     path = args.out / "patterns.npz"
     if not path.exists():
         everything = photographs(args.data_root, 10**9, args.seed)
-        batches = [x.to(args.device) for x in everything.split(4)]
-        learn_patterns(model, batches, show_progress=True).save(path)
+        learn_patterns(model, everything.split(4), show_progress=True).save(path)
     return Patterns.load(path)

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import torch
 from _networks import efficientnet
 from _report import new_file, table
-from _six_methods import add_arguments, explainer, manipulated, pairs
+from _six_methods import add_arguments, explainer_of_photographs, manipulated, pairs
 from torch import Tensor
 
 from captum_robust.metrics import pearson_correlation
@@ -52,7 +52,7 @@ curves, curve_axes = plt.subplots(
     1, len(args.methods), figsize=(4 * len(args.methods), 3.4), squeeze=False, layout="constrained"
 )
 for name, curve_axis in zip(args.methods, curve_axes[0], strict=True):
-    explanation = explainer(name, model, args)
+    explanation = explainer_of_photographs(name, model, args)
     to_target: list[list[float]] = [[] for _ in stages]
     to_own: list[list[float]] = [[] for _ in stages]
     maps, map_axes = plt.subplots(

@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import torch
 from _networks import efficientnet
 from _report import new_file, table
-from _six_methods import Explainer, add_arguments, explainer, manipulated, pairs
+from _six_methods import Explainer, add_arguments, explainer_of_photographs, manipulated, pairs
 from torch import Tensor
 
 from captum_robust.metrics import (
@@ -74,7 +74,7 @@ model = efficientnet(args).requires_grad_(False)
 args.out.mkdir(parents=True, exist_ok=True)
 results: dict[str, list[dict]] = {}
 for name in args.methods:
-    explanation = explainer(name, model, args)
+    explanation = explainer_of_photographs(name, model, args)
     if args.smoothed is not None:
         explanation = explanation.smoothed(args.smoothed)
     results[name] = []

@@ -21,18 +21,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from _report import new_file, table
-from captum.attr import Attribution, InputXGradient, IntegratedGradients, Saliency
+from _six_methods import METHODS, explainer
+from captum.attr import Attribution
 from torch import Tensor
 
 from captum_robust.attacks import GhorbaniTopK
-from captum_robust.attr import (
-    BetaSmoothing,
-    GuidedBackprop,
-    KernelSmoothing,
-    PatternAttribution,
-    RelevancePropagation,
-    learn_patterns,
-)
+from captum_robust.attr import BetaSmoothing, KernelSmoothing, learn_patterns
 from captum_robust.metrics import pearson_correlation, relevance_map, top_k_intersection
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
 
@@ -85,20 +79,13 @@ model = fashion_mnist_cnn().to(args.device).requires_grad_(False)
 everything = fashion_mnist_sample()[0].to(args.device)
 images, rest = everything[: args.n_images], everything[args.n_images :]
 labels = model(images).argmax(1)
-METHODS: dict[str, tuple[Attribution, dict[str, Any]]] = {
-    "gradient": (Saliency(model), {}),
-    "gradient x input": (InputXGradient(model), {}),
-    "integrated gradients": (IntegratedGradients(model), {"n_steps": 10}),
-    "guided backprop": (GuidedBackprop(model), {}),
-    "LRP": (RelevancePropagation(model), {}),
-    "pattern attribution": (PatternAttribution(model, learn_patterns(model, [rest])), {}),
-}
 heads = ["explanation", f"top-{K}", "smoothed", "PCC", "smoothed", "ms", "ms SmoothGrad", "ratio"]
 if args.attack_smoothgrad:
     heads += [f"top-{K}, SmoothGrad", "PCC, SmoothGrad"]
 rows = [heads]
 figure, axes = plt.subplots(1, len(METHODS), figsize=(15, 3), sharex=True, sharey=True)
-for axis, (name, (explanation, fixed)) in zip(axes, METHODS.items(), strict=True):
+for axis, name in zip(axes, METHODS, strict=True):
+    explanation, fixed = explainer(name, model, lambda: learn_patterns(model, [rest]))
 
     def plain(fixed: dict[str, Any] = fixed) -> dict[str, Any]:
         return dict(fixed)
