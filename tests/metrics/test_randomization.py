@@ -26,7 +26,7 @@ class Network(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.randn(1, 1, 8, generator=rng(9)))
         self.embed = nn.Linear(4, 8)
-        self.act = nn.Sequential(nn.ReLU(), nn.Dropout(0.5))
+        self.act = nn.Sequential(nn.LeakyReLU(), nn.Dropout(0.5))  # no draw makes it constant
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.norm = nn.BatchNorm1d(8)
         self.old_norm = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
@@ -41,7 +41,7 @@ class Network(nn.Module):
         z = torch.cat([self.token.expand(len(x), -1, -1), z], dim=1)
         z = z + self.attention(z, z, z, need_weights=False)[0]
         z = self.norm(z.mean(1))
-        return self.head(torch.relu(self.old_norm(z))) * scale
+        return self.head(nn.functional.leaky_relu(self.old_norm(z))) * scale  # never constant
 
 
 CASCADE = [
@@ -296,7 +296,7 @@ def test_constant_explanations_count_as_zero_with_a_warning():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_precision(dtype):
-    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).to(dtype)
+    network = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(), nn.Linear(6, 3)).to(dtype)
     got = parameter_randomization(Saliency(network), torch.rand(2, 4).to(dtype), target=1)
     assert list(got) == ["2", "0"]
     want = torch.float64 if dtype == torch.float64 else torch.float32
