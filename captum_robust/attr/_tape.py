@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from captum_robust._utils.captum import attach_graph
 from captum_robust.attr._callers import refusal
 from captum_robust.attr._overwrite import overwrite, overwrite_unseen
-from captum_robust.attr.softplus import beta_in_effect, smoothed
+from captum_robust.attr.softplus import smoothed
 
 Bounds = tuple[Tensor, Tensor]
 
@@ -83,8 +83,6 @@ class Step:
     """The tensors in ``args`` and ``kwargs`` that stand for ``inputs``."""
     edges: list[GradientEdge]
     """Where ``inputs`` enter the graph of the call."""
-    beta: float | None
-    """The sharpness that rectifiers have in this call; None where they are not smoothed."""
     outputs: list[Node] = field(default_factory=list)
 
     def again(self, *tensors: Tensor) -> Any:
@@ -222,13 +220,12 @@ class Tape(TorchFunctionMode):
             args, kwargs = _replaced((args, kwargs), copies)
             tensors = list(copies.values())
         edges = [get_gradient_edge(t) for t in tensors]
-        beta = beta_in_effect()
         if func is smoothed:  # stands for the activation that it smooths
-            beta, name = args[2:4]
+            name = args[3]
         if not name.startswith("__"):
             name = name.strip("_")  # F.threshold is called _threshold
         result = func(*args, **kwargs)
-        step = Step(name, func, args, kwargs, list(nodes.values()), tensors, edges, beta)
+        step = Step(name, func, args, kwargs, list(nodes.values()), tensors, edges)
         # Some calls hand back what they were given, such as a dropout in evaluation mode.
         returned = enumerate(_tensors((result,)))
         made = [(i, t) for i, t in returned if t.requires_grad and id(t) not in nodes]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor
@@ -36,10 +35,10 @@ class GuidedBackprop(GradientAttribution):
     for gates (Hardsigmoid), and GELU, SiLU, ELU and their like. With a graph
     (:func:`differentiable`), so that it can be attacked.
 
-    Under :class:`BetaSmoothing` the rectifier of the gradient is smoothed as well, as in the code
-    of Dombrowski et al.: :math:`g_z = \mathrm{sigmoid}(\beta z)\,\mathrm{softplus}_\beta(g)`.
-    Of a gradient much smaller than :math:`1/\beta` that leaves :math:`\ln 2/\beta`, the same for
-    every class: compare the maps of two classes, and choose a larger beta where they are alike.
+    Under :class:`BetaSmoothing` the network is smoothed and the rule stays:
+    :math:`g_z = \mathrm{sigmoid}(\beta z)\,g^+`. The code of Dombrowski et al. also has
+    :math:`\mathrm{softplus}_\beta(g)` for :math:`g^+`, which of a gradient much smaller than
+    :math:`1/\beta` leaves :math:`\ln 2/\beta`, whatever the class and the image.
 
     Args:
         forward_func: The model, or any function that calls it; it need not be a module.
@@ -118,11 +117,5 @@ class _Guide(BackwardRules):
     def _guided(self, step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
         if is_activation(step) and len(step.inputs) == 1:
             self.met += 1
-            above = [None if g is None else _rectified(g, step.beta) for g in above]
+            above = [None if g is None else torch.where(g > 0, g, 0.0) for g in above]
         return plain_backward(step, above, create_graph)
-
-
-def _rectified(gradient: Tensor, beta: float | None) -> Tensor:
-    if beta is not None:
-        return F.softplus(gradient, beta=beta)
-    return torch.where(gradient > 0, gradient, 0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -82,14 +81,12 @@ class softplus_activations(TorchFunctionMode):
             entering.enter_context(disable_saved_tensors_hooks(_RECOMPUTED))
             super().__enter__()
             self._guards.append(entering.pop_all())
-        _betas().append(self.beta)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         try:
             super().__exit__(*exception)
         finally:
-            _betas().pop()
             self._guards.pop().close()
 
     def __torch_function__(
@@ -125,20 +122,6 @@ def smoothed(z: Tensor, smooth: _Smooth, beta: float, name: str) -> Tensor:
     if has_torch_function_unary(z):
         return handle_torch_function(smoothed, (z,), z, smooth, beta, name)
     return smooth(z, beta)
-
-
-def beta_in_effect() -> float | None:
-    """The sharpness that rectifiers of this thread have now; None outside of all blocks."""
-    return _betas()[-1] if _betas() else None
-
-
-_local = threading.local()
-
-
-def _betas() -> list[float]:
-    if not hasattr(_local, "betas"):
-        _local.betas = []
-    return _local.betas
 
 
 # Each reader below has the signature of the functions that it stands for. It returns the
