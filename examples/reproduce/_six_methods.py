@@ -15,7 +15,7 @@ from _data import photographs
 from captum.attr import Attribution, InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
-from captum_robust.attacks import Dombrowski, LinearDecay
+from captum_robust.attacks import Dombrowski, GeometricGrowth, LinearDecay
 from captum_robust.attacks.schedules import Schedule
 from captum_robust.attr import (
     BetaSmoothing,
@@ -36,7 +36,9 @@ METHODS: dict[str, Callable[..., Attribution]] = {
     "pattern attribution": PatternAttribution,
 }
 
-ALPHA = 1e-3  # that of the attack where nothing else is asked for
+# Those of the attack where nothing else is asked for.
+ALPHA = 1e-3
+SHARPNESS = [10.0, 100.0]
 
 
 class Explainer(NamedTuple):
@@ -85,6 +87,7 @@ def manipulated(
     suffix = "" if args.smoothed is None else f"-beta{args.smoothed:g}"
     suffix += "" if args.alpha == ALPHA else f"-alpha{args.alpha:g}"
     suffix += "" if args.final_alpha is None else f"-{args.final_alpha:g}"
+    suffix += "" if args.sharpness == SHARPNESS else "-sharpness{:g}-{:g}".format(*args.sharpness)
     path = args.out / f"{name.replace(' ', '_')}-{number}-{args.steps}{suffix}"
     image_file, time_file = path.with_suffix(".npy"), path.with_suffix(".json")
     if not time_file.exists():
@@ -93,6 +96,7 @@ def manipulated(
             label = model(other).argmax(1)
         attack = Dombrowski(
             model, explanation.method, alpha=_alpha(args), steps=args.steps,
+            beta=GeometricGrowth(*args.sharpness),
             explanation_kwargs=explanation.options, show_progress=True,
         )  # fmt: skip
         start = time.perf_counter()
@@ -118,6 +122,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--alpha", type=float, default=ALPHA, help="learning rate of the attack")
     parser.add_argument("--final-alpha", type=float, help="where it falls to, step by step")
+    parser.add_argument(
+        "--sharpness", type=float, nargs=2, default=SHARPNESS, help="of the attack, first and last"
+    )
     parser.add_argument("--smoothed", type=float, help="attack the explanation smoothed by this")
     parser.add_argument("--n-steps", type=int, default=10, help="of integrated gradients")
     parser.add_argument("--seed", type=int, default=0, help="draws the pairs, the attack nothing")

@@ -4,7 +4,8 @@ Six explanations, plain and smoothed, attacked directly
 
 Figure 5 of Dombrowski et al. (2019): how much of an explanation survives an attack that knows it,
 for six explanations and their beta-smoothed forms, and what these cost beside SmoothGrad. On the
-network of the zoo, by the attack on the most relevant pixels.
+network of the zoo, by the attack on the most relevant pixels. The maps of the images as they were
+are also compared with those of the plain explanation: smoothed too much, little is left of them.
 
     python examples/reproduce/smoothed_methods.py [--n-images 100] [--attack-smoothgrad]
 """
@@ -39,7 +40,8 @@ parser = argparse.ArgumentParser(description="Plain and smoothed explanations, a
 parser.add_argument("--n-images", type=int, default=100)
 parser.add_argument("--eps", type=float, default=0.02)
 parser.add_argument("--steps", type=int, default=100)
-parser.add_argument("--beta", type=float, default=1.0)
+parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+parser.add_argument("--betas", type=float, nargs="+", default=[1.0, 3.0, 10.0, 30.0])
 parser.add_argument("--radius", type=float, default=0.1, help="of SmoothGrad's Gaussian noise")
 parser.add_argument("--n-samples", type=int, default=50, help="of SmoothGrad")
 parser.add_argument("--attack-smoothgrad", action="store_true", help="takes 50 times as long")
@@ -55,13 +57,12 @@ def explain(explanation: Attribution, x: Tensor, options: Options) -> Tensor:
     return relevance_map(explanation.attribute(ready, target=labels, **options()).detach())
 
 
-def survives(explanation: Attribution, options: Options) -> tuple[Tensor, Tensor]:
-    """Per image, what the attack leaves of the top pixels, and the correlation of the maps."""
+def attacked(explanation: Attribution, options: Options) -> Tensor:
+    """Relevance maps of the images whose explanation was attacked directly."""
     attack = GhorbaniTopK(
         model, explanation, args.eps, args.eps / 10, args.steps, k=K, explanation_kwargs=options()
     )
-    before, after = (explain(explanation, x, options) for x in (images, attack(images, labels)))
-    return top_k_intersection(before, after, K), pearson_correlation(before, after)
+    return explain(explanation, attack(images, labels), options)
 
 
 def seconds(explanation: Attribution, options: Options) -> float:
@@ -79,12 +80,17 @@ model = fashion_mnist_cnn().to(args.device).requires_grad_(False)
 everything = fashion_mnist_sample()[0].to(args.device)
 images, rest = everything[: args.n_images], everything[args.n_images :]
 labels = model(images).argmax(1)
-heads = ["explanation", f"top-{K}", "smoothed", "PCC", "smoothed", "ms", "ms SmoothGrad", "ratio"]
-if args.attack_smoothgrad:
-    heads += [f"top-{K}, SmoothGrad", "PCC, SmoothGrad"]
+heads = ["explanation", f"top-{K}", "PCC", "PCC with plain", "ms", "of SmoothGrad"]
 rows = [heads]
-figure, axes = plt.subplots(1, len(METHODS), figsize=(15, 3), sharex=True, sharey=True)
-for axis, name in zip(axes, METHODS, strict=True):
+figure, axes = plt.subplots(
+    1,
+    len(args.methods),
+    figsize=(2.5 * len(args.methods), 3),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
+)
+for axis, name in zip(axes[0], args.methods, strict=True):
     explanation, fixed = explainer(name, model, lambda: learn_patterns(model, [rest]))
 
     def plain(fixed: dict[str, Any] = fixed) -> dict[str, Any]:
@@ -94,21 +100,37 @@ for axis, name in zip(axes, METHODS, strict=True):
         noise = torch.Generator(args.device).manual_seed(args.seed)
         return {**fixed, "radius": args.radius, "n_samples": args.n_samples, "generator": noise}
 
-    smooth, noisy = BetaSmoothing(explanation, args.beta), KernelSmoothing(explanation)
-    (shared, alike), (shared_smooth, alike_smooth) = (
-        survives(e, plain) for e in (explanation, smooth)
-    )
-    times = [1000 * seconds(smooth, plain), 1000 * seconds(noisy, drawn)]
-    kept = [v.median().item() for v in (shared, shared_smooth, alike, alike_smooth)]
-    numbers = [*kept, *times, times[0] / times[1]]
+    noisy = KernelSmoothing(explanation)
+    forms: list[tuple[str, Attribution, Options]] = [(name, explanation, plain)]
+    forms += [
+        (f"{name}, beta {beta:g}", BetaSmoothing(explanation, beta), plain) for beta in args.betas
+    ]
     if args.attack_smoothgrad:
-        numbers += [v.median().item() for v in survives(noisy, drawn)]
-    rows.append([name, *[f"{number:.3g}" for number in numbers]])
-    print(rows[-1], flush=True)
+        forms.append((f"{name}, SmoothGrad", noisy, drawn))
+    own = explain(explanation, images, plain)
+    of_smoothgrad = seconds(noisy, drawn)
+    survived: list[Tensor] = []
+    for title, form, options in forms:
+        before, after = explain(form, images, options), attacked(form, options)
+        survived.append(pearson_correlation(before, after))
+        medians = [
+            values.median().item()
+            for values in (
+                top_k_intersection(before, after, K),
+                survived[-1],
+                pearson_correlation(before, own),
+            )
+        ]
+        time_taken = seconds(form, options)
+        numbers = [*medians, 1000 * time_taken, time_taken / of_smoothgrad]
+        rows.append([title, *[f"{number:.3g}" for number in numbers]])
+        print(rows[-1], flush=True)
     axis.plot([-0.2, 1], [-0.2, 1], color="gray")
-    axis.plot(alike.cpu(), alike_smooth.cpu(), ".")
+    for (title, _, _), values in zip(forms[1:], survived[1:], strict=True):
+        axis.plot(survived[0].cpu(), values.cpu(), ".", ms=3, label=title.rpartition(", ")[2])
     axis.set(title=name, xlabel="correlation, plain")
-axes[0].set_ylabel("correlation, smoothed")
+axes[0, 0].set_ylabel("correlation, smoothed")
+axes[0, -1].legend()
 figure.tight_layout()
 args.out.mkdir(parents=True, exist_ok=True)
 figure.savefig(args.out / "smoothed_methods.png", dpi=90)
