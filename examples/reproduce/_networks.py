@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from _data import birds_and_frogs, captioned, captions, cifar10, mnist
 from torch import Tensor, nn
-from torchvision import transforms
+from torchvision import models, transforms
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -193,6 +193,17 @@ def efficientnet(args: Namespace) -> nn.Module:
     network.load_state_dict(torch.load(path, weights_only=True))
     half = [0.5, 0.5, 0.5]
     return nn.Sequential(transforms.Normalize(half, half), network).to(args.device).eval()
+
+
+TORCHVISION = ["vgg16", "resnet18", "alexnet", "densenet121"]
+
+
+def of_torchvision(name: str, weights: Path, device: str) -> nn.Module:
+    """A network of torchvision for images in [0, 1], with the weights of a file."""
+    architecture = models.get_model(name, weights=None)
+    architecture.load_state_dict(torch.load(weights, weights_only=True))
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    return nn.Sequential(transforms.Normalize(mean, std), architecture).to(device).eval()
 
 
 def add_arguments(parser: ArgumentParser, n_images: int | None) -> None:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _data import photographs
+from _data import cifar10, photographs, some
+from _networks import TORCHVISION, efficientnet, network, of_torchvision
 from captum.attr import Attribution, InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
@@ -67,8 +68,27 @@ def explainer(
     return Explainer(METHODS[name](model, **more), options)
 
 
-def explainer_of_photographs(name: str, model: nn.Module, args: Namespace) -> Explainer:
-    """The same, with the patterns of the photographs."""
+def attacked_network(args: Namespace) -> nn.Module:
+    """``args.network`` for images in [0, 1], whose weights need no gradients; its folder exists."""
+    if args.network in TORCHVISION and args.weights is None:
+        raise SystemExit(f"--network {args.network} needs --weights, a file of its state_dict")
+    if args.network == "cifar10":
+        model = network("cifar10", args)
+    elif args.network in TORCHVISION:
+        model = of_torchvision(args.network, args.weights, args.device)
+    else:
+        model = efficientnet(args)
+    folder(args).mkdir(parents=True, exist_ok=True)
+    return model.requires_grad_(False)
+
+
+def folder(args: Namespace) -> Path:
+    """Where everything of the network goes."""
+    return args.out / args.network
+
+
+def explainer_of_images(name: str, model: nn.Module, args: Namespace) -> Explainer:
+    """The same, with the patterns of the images."""
     return explainer(name, model, lambda: _patterns(model, args), args.n_steps)
 
 
@@ -82,13 +102,13 @@ def manipulated(
 ) -> tuple[Tensor, float]:
     """The photograph that gets the map of the other one, and the seconds that a step took.
 
-    From a file in ``args.out`` where there is one.
+    From a file where there is one.
     """
     suffix = "" if args.smoothed is None else f"-beta{args.smoothed:g}"
     suffix += "" if args.alpha == ALPHA else f"-alpha{args.alpha:g}"
     suffix += "" if args.final_alpha is None else f"-{args.final_alpha:g}"
     suffix += "" if args.sharpness == SHARPNESS else "-sharpness{:g}-{:g}".format(*args.sharpness)
-    path = args.out / f"{name.replace(' ', '_')}-{number}-{args.steps}{suffix}"
+    path = folder(args) / f"{name.replace(' ', '_')}-{number}-{args.steps}{suffix}"
     image_file, time_file = path.with_suffix(".npy"), path.with_suffix(".json")
     if not time_file.exists():
         model = explanation.method.forward_func
@@ -110,13 +130,23 @@ def manipulated(
 
 def pairs(args: Namespace) -> list[tuple[Tensor, Tensor]]:
     """Pairs of photographs, drawn with ``args.seed``."""
-    drawn = photographs(args.data_root, 2 * args.n_pairs, args.seed).to(args.device)
+    drawn = _images(args, 2 * args.n_pairs).to(args.device)
     return list(zip(drawn[::2].split(1), drawn[1::2].split(1), strict=True))
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options that the scripts share."""
-    parser.add_argument("--data-root", type=Path, required=True, help="folder of photographs")
+    parser.add_argument(
+        "--data-root", type=Path, required=True, help="folder of photographs, or of CIFAR-10"
+    )
+    parser.add_argument(
+        "--network", choices=["efficientnet-lite0", "cifar10", *TORCHVISION],
+        default="efficientnet-lite0",
+    )  # fmt: skip
+    parser.add_argument("--weights", type=Path, help="state_dict of a network of torchvision")
+    parser.add_argument(
+        "--networks", type=Path, default=Path("reproductions/networks"), help="where cifar10 is"
+    )
     parser.add_argument("--n-pairs", type=int, default=4)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=300)
@@ -139,8 +169,14 @@ def _alpha(args: Namespace) -> float | Schedule:
 
 def _patterns(model: nn.Module, args: Namespace) -> Patterns:
     """Those of the network, learned once from all photographs and kept."""
-    path = args.out / "patterns.npz"
+    path = folder(args) / "patterns.npz"
     if not path.exists():
-        everything = photographs(args.data_root, 10**9, args.seed)
-        learn_patterns(model, everything.split(4), show_progress=True).save(path)
+        learn_patterns(model, _images(args, 1000).split(4), show_progress=True).save(path)
     return Patterns.load(path)
+
+
+def _images(args: Namespace, n: int) -> Tensor:
+    """The first ``n`` in an order drawn with ``args.seed``; all where there are fewer."""
+    if args.network == "cifar10":
+        return some(cifar10(args.data_root, train=False)[0], n, args.seed)
+    return photographs(args.data_root, n, args.seed)

@@ -19,9 +19,15 @@ import statistics
 
 import matplotlib.pyplot as plt
 import torch
-from _networks import efficientnet
 from _report import new_file, table
-from _six_methods import add_arguments, explainer_of_photographs, manipulated, pairs
+from _six_methods import (
+    add_arguments,
+    attacked_network,
+    explainer_of_images,
+    folder,
+    manipulated,
+    pairs,
+)
 from torch import Tensor
 
 from captum_robust.metrics import pearson_correlation
@@ -43,16 +49,15 @@ def show(axis: plt.Axes, relevance: Tensor) -> None:
 
 
 torch.set_flush_denormal(True)
-model = efficientnet(args).requires_grad_(False)
-args.out.mkdir(parents=True, exist_ok=True)
-file = new_file(args.out, "along_beta.txt")
+model = attacked_network(args)
+file = new_file(folder(args), "along_beta.txt")
 stages = [None, *args.betas]
 names = ["plain", *(f"beta {beta:g}" for beta in args.betas)]
 curves, curve_axes = plt.subplots(
     1, len(args.methods), figsize=(4 * len(args.methods), 3.4), squeeze=False, layout="constrained"
 )
 for name, curve_axis in zip(args.methods, curve_axes[0], strict=True):
-    explanation = explainer_of_photographs(name, model, args)
+    explanation = explainer_of_images(name, model, args)
     to_target: list[list[float]] = [[] for _ in stages]
     to_own: list[list[float]] = [[] for _ in stages]
     maps, map_axes = plt.subplots(
@@ -91,8 +96,8 @@ for name, curve_axis in zip(args.methods, curve_axes[0], strict=True):
         axis.set(xticks=[], yticks=[])
     map_axes[0, 0].set_ylabel("before")
     map_axes[1, 0].set_ylabel("manipulated")
-    maps.savefig(args.out / f"along_beta-{name.replace(' ', '_')}.png", dpi=80)
+    maps.savefig(folder(args) / f"along_beta-{name.replace(' ', '_')}.png", dpi=80)
     plt.close(maps)
 curve_axes[0, 0].set_ylabel("correlation")
 curve_axes[0, 0].legend()
-curves.savefig(args.out / "along_beta.png", dpi=90)
+curves.savefig(folder(args) / "along_beta.png", dpi=90)

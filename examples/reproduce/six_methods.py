@@ -12,9 +12,13 @@ the beta-smoothed explanations are attacked in place of the plain ones.
     python examples/reproduce/six_methods.py --data-root FOLDER [--n-pairs 4]
 
 FOLDER holds photographs (``*.jpg``, ``*.png``), of ImageNet for the network to know them. The
-patterns of PatternAttribution are learned from all of them, the pairs are drawn with a fixed seed.
-Every manipulated photograph is written to ``--out`` as soon as it is done; a run that was stopped
-goes on from there.
+patterns of PatternAttribution are learned from at most 1,000 of them, the pairs are drawn with a
+fixed seed. Every manipulated photograph is written to ``--out`` as soon as it is done; a run that
+was stopped goes on from there.
+
+The network is EfficientNet-Lite0. Others of ImageNet are those of torchvision, with
+``--network vgg16 --weights FILE`` and the like; ``--network cifar10``, with CIFAR-10 in FOLDER,
+trains a small one.
 """
 
 from __future__ import annotations
@@ -25,9 +29,16 @@ import statistics
 
 import matplotlib.pyplot as plt
 import torch
-from _networks import efficientnet
 from _report import new_file, table
-from _six_methods import Explainer, add_arguments, explainer_of_photographs, manipulated, pairs
+from _six_methods import (
+    Explainer,
+    add_arguments,
+    attacked_network,
+    explainer_of_images,
+    folder,
+    manipulated,
+    pairs,
+)
 from torch import Tensor
 
 from captum_robust.metrics import (
@@ -70,11 +81,10 @@ def measure(explanation: Explainer, image: Tensor, other: Tensor, forged: Tensor
 
 # A steep softplus makes numbers so small that a processor takes its slow path: make them zero.
 torch.set_flush_denormal(True)
-model = efficientnet(args).requires_grad_(False)
-args.out.mkdir(parents=True, exist_ok=True)
+model = attacked_network(args)
 results: dict[str, list[dict]] = {}
 for name in args.methods:
-    explanation = explainer_of_photographs(name, model, args)
+    explanation = explainer_of_images(name, model, args)
     if args.smoothed is not None:
         explanation = explanation.smoothed(args.smoothed)
     results[name] = []
@@ -90,11 +100,11 @@ for name, found in results.items():
     medians = [f"{statistics.median(r[key] for r in found):.3g}" for key in keys]
     rows.append([name, *medians, f"{sum(r['label kept'] for r in found)} of {len(found)}"])
 stem = "six_methods" if args.smoothed is None else f"six_methods-beta{args.smoothed:g}"
-table(rows, f"{args.n_pairs} pairs, {args.steps} steps", new_file(args.out, f"{stem}.txt"))
+table(rows, f"{args.n_pairs} pairs, {args.steps} steps", new_file(folder(args), f"{stem}.txt"))
 
 figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
 for axis, (title, key) in zip(axes.flat, BOXES.items(), strict=True):
     axis.boxplot([[r[key] for r in found] for found in results.values()])
     axis.set_xticks(range(1, len(results) + 1), list(results), rotation=40, ha="right")
     axis.set(title=title, yscale="log" if "MSE" in title else "linear")
-figure.savefig(args.out / f"{stem}.png", dpi=110)
+figure.savefig(folder(args) / f"{stem}.png", dpi=110)
