@@ -38,6 +38,7 @@ napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:class", r"(?!captum_robust).*"),
+    (r"py:class", r"captum_robust\..*\._\w+\..*"),  # bases that users have no business with
     (r"py:.*", r"(abc|captum|collections|matplotlib|numpy|torch|torchattacks|torchvision)(\..*)?"),
 ]
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from captum.attr import GradientAttribution
+from captum.log import log_usage
 from torch import Tensor
 
 from captum_robust._utils.captum import explained_output, format_inputs, format_output
+from captum_robust._utils.checks import checked
+from captum_robust._utils.eager import refuse_unseen
 from captum_robust._utils.model_state import buffers_kept
 from captum_robust.attr._callers import Refusal
 from captum_robust.attr._tape import Bounds, Rule, Step, Tape
-
-BLIND = "the calls in it cannot be seen from outside"
-"""Why such an explanation refuses scripted and compiled models."""
 
 
 class BackwardRules:
@@ -77,3 +79,49 @@ class BackwardRules:
             return self.with_graph(
                 forward_func, ready, target, additional_forward_args, create_graph=False
             )
+
+
+class BackwardAttribution(GradientAttribution):
+    """Base of these explanations: a subclass says by which rules, :meth:`_rules`."""
+
+    def __init__(self, forward_func: Callable[..., Any]) -> None:
+        refuse_unseen(forward_func, why="the calls in it cannot be seen from outside")
+        super().__init__(forward_func)
+
+    @abstractmethod
+    def _rules(self) -> BackwardRules:
+        """Made anew for each call."""
+
+    @log_usage()
+    @checked
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Any:
+        """Explain ``inputs``.
+
+        Args:
+            inputs: Tensor or tuple of tensors, examples along dimension 0.
+            target: The class to explain, as in Captum.
+            additional_forward_args: Further arguments of ``forward_func``, as in Captum.
+
+        Returns:
+            Attributions of the shapes, dtypes and devices of ``inputs``.
+
+        Raises:
+            ValueError: ``inputs`` is empty, integer, NaN, Inf, of unequal length or out of the
+                bounds that the explanation was given.
+            TypeError: A layer cannot be explained, or cannot be seen; the message names it.
+        """
+        return self._rules().detached(self.forward_func, inputs, target, additional_forward_args)
+
+    def attribute_with_graph(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Any:
+        """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
+        return self._rules().with_graph(self.forward_func, inputs, target, additional_forward_args)

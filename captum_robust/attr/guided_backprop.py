@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum.attr import GradientAttribution
-from captum.log import log_usage
 from torch import Tensor
 
-from captum_robust._utils.checks import checked
-from captum_robust._utils.eager import refuse_unseen
-from captum_robust.attr._backwards import BLIND, BackwardRules
+from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
 from captum_robust.attr._functions import is_activation
 from captum_robust.attr._tape import Shares, Step, plain_backward
 
@@ -24,7 +19,7 @@ _NOTHING = (
 )
 
 
-class GuidedBackprop(GradientAttribution):
+class GuidedBackprop(BackwardAttribution):
     r"""The gradient, of which each rectifier passes only what is positive.
 
     .. math:: g_z = \sigma'(z)\,(g_{\sigma(z)})^+
@@ -47,6 +42,9 @@ class GuidedBackprop(GradientAttribution):
         TypeError: The model is scripted, compiled or parallel; on ``attribute``, if it holds other
             code that cannot be seen, such as a custom ``torch.autograd.Function``.
 
+    Warns:
+        UserWarning: On ``attribute``, if the model called no rectifier.
+
     References:
         Springenberg et al. 2015, "Striving for simplicity: the all convolutional net".
 
@@ -59,50 +57,8 @@ class GuidedBackprop(GradientAttribution):
                 [0., 0.]])
     """
 
-    def __init__(self, forward_func: Callable[..., Any]) -> None:
-        refuse_unseen(forward_func, why=BLIND)
-        super().__init__(forward_func)
-
-    @log_usage()
-    @checked
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-    ) -> Any:
-        """Explain ``inputs``.
-
-        Args:
-            inputs: Tensor or tuple of tensors, examples along dimension 0.
-            target: The class to explain, as in Captum.
-            additional_forward_args: Further arguments of ``forward_func``, as in Captum.
-
-        Returns:
-            Guided gradients of the shapes, dtypes and devices of ``inputs``.
-
-        Raises:
-            ValueError: ``inputs`` is empty, integer, NaN, Inf or of unequal length.
-
-        Warns:
-            UserWarning: The model called no rectifier.
-        """
-        rules = _Guide()
-        result = rules.detached(self.forward_func, inputs, target, additional_forward_args)
-        rules.warn()
-        return result
-
-    def attribute_with_graph(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-    ) -> Any:
-        """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        rules = _Guide()
-        result = rules.with_graph(self.forward_func, inputs, target, additional_forward_args)
-        rules.warn()
-        return result
+    def _rules(self) -> BackwardRules:
+        return _Guide()
 
 
 class _Guide(BackwardRules):
@@ -110,9 +66,11 @@ class _Guide(BackwardRules):
         super().__init__(self._guided)
         self.met = 0
 
-    def warn(self) -> None:
+    def with_graph(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().with_graph(*args, **kwargs)
         if not self.met:
-            warnings.warn(_NOTHING, UserWarning, stacklevel=4)
+            warnings.warn(_NOTHING, UserWarning, stacklevel=6)
+        return result
 
     def _guided(self, step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
         if is_activation(step) and len(step.inputs) == 1:

@@ -6,13 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum.attr import GradientAttribution
-from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_robust._utils.checks import checked
-from captum_robust._utils.eager import refuse_unseen
-from captum_robust.attr._backwards import BLIND, BackwardRules
+from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
 from captum_robust.attr._callers import refusal
 from captum_robust.attr._functions import (
     MATRIX_PRODUCTS,
@@ -33,7 +29,7 @@ _NO_LAYER = (
 )
 
 
-class PatternAttribution(GradientAttribution):
+class PatternAttribution(BackwardAttribution):
     r"""The gradient with each weight times its pattern in place of the weight.
 
     .. math:: R_x = (W \odot A)^\top R_y
@@ -72,6 +68,7 @@ class PatternAttribution(GradientAttribution):
         patterns: Patterns,
         model: nn.Module | None = None,
     ) -> None:
+        super().__init__(forward_func)
         model = forward_func if model is None else model  # type: ignore[assignment]
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -83,7 +80,6 @@ class PatternAttribution(GradientAttribution):
                 f"patterns must be Patterns, got {type(patterns).__name__}. Learn them with "
                 "learn_patterns, or read them with Patterns.load."
             )
-        refuse_unseen(forward_func, why=BLIND)
         weights = dict(model.named_parameters())
         for name, pattern in patterns.items():
             shape = tuple(weights[name].shape) if name in weights else None
@@ -92,42 +88,8 @@ class PatternAttribution(GradientAttribution):
                     f"patterns: {name!r} has shape {tuple(pattern.shape)}, and in the model "
                     f"{shape or 'it does not exist'}. Learn them from this very model."
                 )
-        super().__init__(forward_func)
         self.patterns = patterns
         self._named_parameters = model.named_parameters
-
-    @log_usage()
-    @checked
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-    ) -> Any:
-        """Explain ``inputs``.
-
-        Args:
-            inputs: Tensor or tuple of tensors, examples along dimension 0.
-            target: The class to explain, as in Captum.
-            additional_forward_args: Further arguments of the model, as in Captum.
-
-        Returns:
-            Attributions of the shapes, dtypes and devices of ``inputs``.
-
-        Raises:
-            ValueError: ``inputs`` is empty, integer, NaN, Inf or of unequal length.
-            TypeError: A layer has no pattern, or cannot be seen.
-        """
-        return self._rules().detached(self.forward_func, inputs, target, additional_forward_args)
-
-    def attribute_with_graph(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-    ) -> Any:
-        """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return self._rules().with_graph(self.forward_func, inputs, target, additional_forward_args)
 
     def _rules(self) -> BackwardRules:
         known = {id(w): self.patterns.get(name) for name, w in self._named_parameters()}

@@ -6,33 +6,30 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum.attr import GradientAttribution
-from captum.log import log_usage
 from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs
-from captum_robust._utils.checks import checked
-from captum_robust._utils.eager import refuse_unseen
-from captum_robust.attr._backwards import BLIND, BackwardRules
+from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
 from captum_robust.attr._lrp_rules import check, distribute
 from captum_robust.attr._tape import Bounds
 
 Bound = float | Tensor | None
 
 
-class RelevancePropagation(GradientAttribution):
+class RelevancePropagation(BackwardAttribution):
     r"""Layer-wise relevance propagation: z+ in hidden layers, zB where the bounded input enters.
 
     .. math:: R_i = \sum_j \frac{(x_i w_{ij})^+}{\sum_k (x_k w_{kj})^+} R_j, \qquad
               R_i = \sum_j \frac{x_i w_{ij} - l_i w_{ij}^+ - h_i w_{ij}^-}
                     {\sum_k x_k w_{kj} - l_k w_{kj}^+ - h_k w_{kj}^-} R_j
 
-    from :math:`R = 1` at the explained output. Activations, also batch norms of their own, pass on
-    what they get; a batch norm after a layer is one layer with it; pooling by the maximum hands on
-    to the largest; sums and averages share by positive parts, by negative ones where there are
-    none; a product with a sigmoid goes to the signal. Biases take nothing. So relevance is
-    conserved but where a neuron has no positive contribution at all: it is rare in most networks,
-    but common among depthwise convolutions, whose neurons are often held up by their bias alone.
+    from :math:`R = 1` at the explained output; the sum over an example is at most 1. Activations,
+    also batch norms of their own, pass on what they get; a batch norm after a layer is one layer
+    with it; pooling by the maximum hands on to the largest; sums and averages share by positive
+    parts, by negative ones where there are none; a product with a sigmoid goes to the signal.
+    Biases take nothing. So relevance is conserved but where a neuron has no positive contribution
+    at all: it is rare in most networks, but common among depthwise convolutions, whose neurons are
+    often held up by their bias alone.
 
     Any model of torch's functions or modules will do, residual and dense ones among them, and is
     left as it is. It can be differentiated (:func:`differentiable`): the rules are ordinary
@@ -69,44 +66,9 @@ class RelevancePropagation(GradientAttribution):
         low: Bound | tuple[Bound, ...] = 0.0,
         high: Bound | tuple[Bound, ...] = 1.0,
     ) -> None:
-        refuse_unseen(forward_func, why=BLIND)
-        _check_kinds(low, high)
         super().__init__(forward_func)
+        _check_kinds(low, high)
         self.low, self.high = low, high
-
-    @log_usage()
-    @checked
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-    ) -> Any:
-        """Explain ``inputs``.
-
-        Args:
-            inputs: Tensor or tuple of tensors, examples along dimension 0.
-            target: The class to explain, as in Captum.
-            additional_forward_args: Further arguments of ``forward_func``, as in Captum.
-
-        Returns:
-            Relevance of the shapes, dtypes and devices of ``inputs``. Its sum over an example is
-            at most 1, and 1 where it is conserved.
-
-        Raises:
-            ValueError: ``inputs`` is empty, integer, NaN, Inf, of unequal length or out of bounds.
-            TypeError: A layer has no rule, or cannot be seen.
-        """
-        return self._rules().detached(self.forward_func, inputs, target, additional_forward_args)
-
-    def attribute_with_graph(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-    ) -> Any:
-        """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return self._rules().with_graph(self.forward_func, inputs, target, additional_forward_args)
 
     def check_inputs(self, inputs: Tensor | tuple[Tensor, ...]) -> None:
         """Raise ValueError if ``inputs`` are out of bounds; called before :meth:`attribute`."""
