@@ -109,7 +109,7 @@ def manipulated(
     suffix += "" if args.final_alpha is None else f"-{args.final_alpha:g}"
     suffix += "" if args.sharpness == SHARPNESS else "-sharpness{:g}-{:g}".format(*args.sharpness)
     path = folder(args) / f"{name.replace(' ', '_')}-{number}-{args.steps}{suffix}"
-    image_file, time_file = path.with_suffix(".npy"), path.with_suffix(".json")
+    image_file, time_file = (path.with_name(path.name + end) for end in (".npy", ".json"))
     if not time_file.exists():
         model = explanation.method.forward_func
         with torch.no_grad():
