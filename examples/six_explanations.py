@@ -3,9 +3,8 @@ One picture, six explanations, forged
 =====================================
 
 Six explanations of the same prediction, each forged by an attack of its own: the first picture gets
-the explanation of the second, and keeps its class. Then each is smoothed, and shows less of what
-the attack has drawn, guided backpropagation hardly less. Dombrowski et al. (2019), Figures 2 and 4,
-on clothes:
+the explanation of the second, and keeps its class. Then each is smoothed, and its likeness with the
+target falls by about half or more. Dombrowski et al. (2019), Figures 2 and 4, on clothes:
 
     python examples/six_explanations.py
 """
