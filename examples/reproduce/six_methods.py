@@ -100,7 +100,7 @@ for name, found in results.items():
     medians = [f"{statistics.median(r[key] for r in found):.3g}" for key in keys]
     rows.append([name, *medians, f"{sum(r['label kept'] for r in found)} of {len(found)}"])
 stem = "six_methods" if args.smoothed is None else f"six_methods-beta{args.smoothed:g}"
-table(rows, f"{args.n_pairs} pairs, {args.steps} steps", new_file(folder(args), f"{stem}.txt"))
+table(rows, f"{args.n_pairs} pairs", new_file(folder(args), f"{stem}.txt"))
 
 figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
 for axis, (title, key) in zip(axes.flat, BOXES.items(), strict=True):
