@@ -6,10 +6,10 @@ import each other.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
+
+from captum_robust._utils.user_warnings import warn_user
 
 
 def normalized_relevance(attributions: Tensor, channel_dim: int = 1) -> Tensor:
@@ -77,12 +77,10 @@ def relevance_map(attributions: Tensor, channel_dim: int = 1) -> Tensor:
             "cause with torch.isfinite(attributions), or rescale the attributions."
         )
     if smallest < torch.finfo(total.dtype).tiny:
-        warnings.warn(
+        warn_user(
             "attributions is all zero for at least one example, so its relevance map is all zero "
             "and does not sum to one. A saturated network does this; explain logits in place of "
-            "probabilities.",
-            UserWarning,
-            stacklevel=2,
+            "probabilities."
         )
     return _divide(magnitude, total).to(attributions.dtype)
 

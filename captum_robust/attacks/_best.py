@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attacks._explained import Explained
 
 
@@ -58,20 +58,16 @@ class Best:
         """Say so where the search met NaN, or had no gradient to follow."""
         stuck = 0 if self._followed is None else int((~self._followed & ~self._blank).sum())
         if stuck:
-            warnings.warn(
+            warn_user(
                 f"The gradient of the surrogate's objective was zero for {stuck} of the images, so "
                 "the attack could not search; this is no sign of robustness. Either nothing can "
                 "change the explanation (a linear model), or the model spells its rectifiers in a "
-                "way that cannot be smoothed (see softplus_activations).",
-                UserWarning,
-                stacklevel=6,
+                "way that cannot be smoothed (see softplus_activations)."
             )
         count = int(self._met_nan.sum())
         if count:
-            warnings.warn(
+            warn_user(
                 f"The explanation, or its gradient, became NaN for {count} of the images. What is "
                 "returned for them is the best iterate before that. Look for square roots, "
-                "divisions and logarithms at 0 in the model and the explanation.",
-                UserWarning,
-                stacklevel=6,
+                "divisions and logarithms at 0 in the model and the explanation."
             )

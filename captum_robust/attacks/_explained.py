@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from captum_robust._utils.captum import attribute_detached, is_forward_of, map_forward
 from captum_robust._utils.checks import check_logits
 from captum_robust._utils.relevance import normalized_relevance
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr import (
     GuidedBackprop,
     PatternAttribution,
@@ -138,9 +138,7 @@ def check_relevance(relevance: Tensor) -> None:
     if not high < math.inf:
         raise ValueError("explanation has NaN or Inf for these images, so it cannot be attacked.")
     if low == 0:
-        warnings.warn(
+        warn_user(
             "explanation is zero everywhere for at least one image: there is nothing to manipulate "
-            "yet. A saturated network does this; explain logits in place of probabilities.",
-            UserWarning,
-            stacklevel=6,
+            "yet. A saturated network does this; explain logits in place of probabilities."
         )

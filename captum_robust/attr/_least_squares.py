@@ -7,12 +7,12 @@ whose shortest solution, or the ridge solution, is the shortest explanation.
 
 from __future__ import annotations
 
-import warnings
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.perturbations.squares import Grid, Squares
 
 # Ridge parameters that are tried, over the mean eigenvalue.
@@ -214,7 +214,7 @@ def solve_normal_equations(moment: Tensor, right: Tensor, *, warn: bool = True) 
     if not bool(failed) and bool((pivots > 10 * len(moment) * eps).all()):
         return torch.cholesky_solve(right.T, factor).T
     if warn:
-        warnings.warn(_SINGULAR, UserWarning, stacklevel=2)
+        warn_user(_SINGULAR)
     return right @ torch.linalg.pinv(moment, hermitian=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import singledispatch
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.model_state import buffers_kept
 from captum_robust._utils.outputs import ExplainedOutput, widest
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._least_squares import DenseDesign, Design, SquaresDesign, solve
 from captum_robust.perturbations import (
     BaselineShift,
@@ -121,11 +121,9 @@ def _warn_of_unmoved(drawn: Tensor, problem: Problem) -> None:
     differences = torch.cat([d.flatten(1) for d in problem.differences], dim=1)
     n_unmoved = int(((drawn == 0).all(1) & (differences != 0)).sum())
     if n_unmoved:
-        warnings.warn(
+        warn_user(
             f"{n_unmoved} of {differences.numel()} features are never moved by the perturbation: "
-            "their attributions are 0. Give more samples if it can move them.",
-            UserWarning,
-            stacklevel=5,
+            "their attributions are 0. Give more samples if it can move them."
         )
 
 
@@ -189,11 +187,9 @@ def _(perturbation: BaselineShift, problem: Problem) -> Tensors:
     losses = problem.losses(iter([at_baselines]), 1).squeeze(1)
     squares = _total(mu, mu)
     if bool((squares == 0).any()):
-        warnings.warn(
+        warn_user(
             f"baselines equal the inputs for {int((squares == 0).sum())} of {len(points)} "
-            "examples: the perturbation moves nothing there, and the attributions are 0.",
-            UserWarning,
-            stacklevel=5,
+            "examples: the perturbation moves nothing there, and the attributions are 0."
         )
     share = _divide(losses, squares)
     return problem.globalised(tuple(share.view(-1, *_ones(m)) * m for m in mu))

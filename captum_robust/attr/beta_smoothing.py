@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,6 +27,7 @@ from captum_robust._utils.captum import (
 )
 from captum_robust._utils.checks import check_positive, checked
 from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._unseen import rectifiers_left
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.softplus import softplus_activations
@@ -228,13 +228,13 @@ class SmoothForward(nn.Module):
         with softplus_activations(self.beta) as smoothing:
             output = logits_of(self.forward_func(*args, **kwargs))
         if not smoothing.replaced:
-            warnings.warn(_NOTHING, UserWarning, stacklevel=2)
+            warn_user(_NOTHING)
             return output
         hidden = smoothing.replaced_without_grad > 0 and torch.is_grad_enabled()
         left = rectifiers_left(output, args, with_functions=hidden)
         if left:
             names = ", ".join(sorted(set(left)))
-            warnings.warn(_IN_PART.format(names), UserWarning, stacklevel=2)
+            warn_user(_IN_PART.format(names))
         return output
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
 from captum_robust.attr._functions import is_activation
 from captum_robust.attr._tape import Shares, Step, plain_backward
@@ -69,7 +69,7 @@ class _Guide(BackwardRules):
     def with_graph(self, *args: Any, **kwargs: Any) -> Any:
         result = super().with_graph(*args, **kwargs)
         if not self.met:
-            warnings.warn(_NOTHING, UserWarning, stacklevel=6)
+            warn_user(_NOTHING)
         return result
 
     def _guided(self, step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:

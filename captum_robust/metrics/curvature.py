@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from captum_robust._utils.captum import format_inputs
 from captum_robust._utils.checks import check_count, check_inputs, check_positive
 from captum_robust._utils.model_state import buffers_kept
 from captum_robust._utils.randomness import fresh_generator, standard_normal
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._level_set import (
     LevelSet,
     largest_eigenvalues,
@@ -82,11 +82,9 @@ def principal_curvature(
             fresh_generator(generator, x[0].device),
         )
     if bool((values == 0).any()):
-        warnings.warn(
+        warn_user(
             "the curvature is zero for at least one example. Of a network of rectifiers it is, "
-            "almost everywhere: give beta, to measure the smoothed network.",
-            UserWarning,
-            stacklevel=2,
+            "almost everywhere: give beta, to measure the smoothed network."
         )
     _warn(done, n_iterations)
     return values
@@ -223,20 +221,16 @@ def _check_on_surface(distance: Tensor, scale: Tensor) -> None:
 
 def _warn_of_turns(normals: list[Tensor]) -> None:
     if any(bool(((a * b).sum(1) < 0).any()) for a, b in pairwise(normals)):
-        warnings.warn(
+        warn_user(
             "the gradient turns by more than a right angle between two points of the path, so the "
-            "bound may be too small: raise n_points, or give a nearer manipulated.",
-            UserWarning,
-            stacklevel=3,
+            "bound may be too small: raise n_points, or give a nearer manipulated."
         )
 
 
 def _warn(done: Tensor, n_iterations: int) -> None:
     if not bool(done.all()):
-        warnings.warn(
+        warn_user(
             f"Lanczos iteration stopped after n_iterations={n_iterations} at "
             f"{int((~done).sum())} of {done.numel()} points before tolerance was reached: the "
-            "result may be too small. Raise n_iterations, or tolerance.",
-            UserWarning,
-            stacklevel=3,
+            "result may be too small. Raise n_iterations, or tolerance."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_count, check_inputs, check_positive
 from captum_robust._utils.model_state import buffers_kept
 from captum_robust._utils.randomness import fresh_generator, standard_normal
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr import differentiable
 from captum_robust.metrics._perturbed import (
     Arguments,
@@ -163,18 +163,14 @@ def _checked(inputs: Any, radius: Any, tolerance: float) -> tuple[Tensors, bool]
 def _warn(largest: Tensor, done: Tensor, n_iterations: int) -> None:
     zero = largest == 0
     if zero.any():
-        warnings.warn(
+        warn_user(
             f"the explanation's Jacobian is zero for {int(zero.sum())} of {len(zero)} examples. "
             "The second derivative of rectifiers is zero almost everywhere, though the gradient "
-            "jumps: explain with BetaSmoothing, or use sensitivity_max.",
-            UserWarning,
-            stacklevel=3,
+            "jumps: explain with BetaSmoothing, or use sensitivity_max."
         )
     if not done.all():
-        warnings.warn(
+        warn_user(
             f"power iteration stopped after n_iterations={n_iterations} at "
             f"{int((~done).sum())} of {done.numel()} points before tolerance was reached: the "
-            "result may be too small. Raise n_iterations, or tolerance.",
-            UserWarning,
-            stacklevel=3,
+            "result may be too small. Raise n_iterations, or tolerance."
         )

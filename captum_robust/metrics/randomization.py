@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_inputs
 from captum_robust._utils.randomness import fresh_generator
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._comparisons import rank_correlation
 from captum_robust.metrics._pairs import compare_pairs
 from captum_robust.metrics._perturbed import Explainer, Tensors, resolve, seed_from
@@ -158,11 +158,9 @@ def _correlations(original: Tensor, randomized: Tensor) -> RankCorrelations:
 def _warn_of_constants(found: dict[str, RankCorrelations]) -> None:
     names = [name for name, c in found.items() if bool(torch.stack(c).isnan().any())]
     if names:
-        warnings.warn(
+        warn_user(
             "an explanation, of the original or of a randomised model, is constant (or its "
             f"absolute value is) at the layers {names}: the correlation is undefined there and set "
             "to 0. The explanation of a saturated network is; explain logits in place of "
-            "probabilities.",
-            UserWarning,
-            stacklevel=3,
+            "probabilities."
         )

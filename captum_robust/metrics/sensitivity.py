@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from captum import metrics as captum_metrics
 from torch import Tensor
 
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._perturbed import Neighbourhood, Tensors, progress, result_dtype, rows
 
 # Beyond these, squares and their sums may not be numbers of single precision.
@@ -199,10 +199,8 @@ def _check_norm(norm_ord: Any) -> None:
 def _warn_of_zeros(clean: Tensors) -> None:
     zero = torch.stack([c.flatten(1).eq(0).all(1) for c in clean]).all(0)
     if zero.any():
-        warnings.warn(
+        warn_user(
             f"the explanation is all zero for {int(zero.sum())} of {len(zero)} examples: their "
             "sensitivity is not divided by its norm. The explanation of a saturated network is; "
-            "explain logits in place of probabilities.",
-            UserWarning,
-            stacklevel=3,
+            "explain logits in place of probabilities."
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from functools import partial
 
 from torch import Tensor
 
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._comparisons import correlation, mean_ssim, rank_correlation, top_k_share
 from captum_robust.metrics._pairs import compare_pairs
 
@@ -198,10 +198,8 @@ def _is_constant(explanations: Tensor) -> Tensor:
 
 def _warn_of_constants(constant: Tensor, consequence: str) -> None:
     if constant.any():
-        warnings.warn(
+        warn_user(
             f"a or b is constant for {int(constant.sum())} of {constant.numel()} examples: "
             f"{consequence}. The explanation of a saturated network is; explain logits in place "
-            "of probabilities.",
-            UserWarning,
-            stacklevel=3,
+            "of probabilities."
         )

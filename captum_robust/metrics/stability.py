@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._perturbed import Neighbourhood, Tensors, result_dtype, rows
 
 # Halvings of an interval until its ends are neighbours in float64.
@@ -117,10 +117,8 @@ def _unit(clean: Tensor) -> Tensor:
 def _warn_of_zeros(clean: Tensor) -> None:
     zero = (clean == 0).all(1)
     if zero.any():
-        warnings.warn(
+        warn_user(
             f"the explanation is all zero for {int(zero.sum())} of {len(zero)} examples: their "
             "stability is the largest norm of the perturbed explanations. The explanation of a "
-            "saturated network is; explain logits in place of probabilities.",
-            UserWarning,
-            stacklevel=3,
+            "saturated network is; explain logits in place of probabilities."
         )
