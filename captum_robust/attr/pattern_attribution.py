@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
 from captum_robust.attr._callers import refusal
 from captum_robust.attr._functions import (
@@ -21,6 +22,11 @@ from captum_robust.attr._tape import Shares, Step, plain_backward
 
 _UNKNOWN = (
     "patterns has none for the weight of {!r}. Learn them with learn_patterns from this very model."
+)
+
+_STRANGE = (
+    "patterns: that of {!r} is not of these weights, since one times the other does not sum to 1: "
+    "they were changed since, or are another model's. Learn the patterns again."
 )
 
 _NO_LAYER = (
@@ -47,6 +53,9 @@ class PatternAttribution(BackwardAttribution):
         TypeError: ``model`` is no module, or is scripted, compiled or parallel; on ``attribute``,
             if it holds a layer without a pattern, which the message names.
         ValueError: A pattern has a name or a shape that no parameter of ``model`` has.
+
+    Warns:
+        UserWarning: The weights are not those that the patterns were learned from.
 
     References:
         Kindermans et al. 2018, "Learning how to explain neural networks".
@@ -88,6 +97,8 @@ class PatternAttribution(BackwardAttribution):
                     f"patterns: {name!r} has shape {tuple(pattern.shape)}, and in the model "
                     f"{shape or 'it does not exist'}. Learn them from this very model."
                 )
+            if not _fits(pattern, weights[name]):
+                warn_user(_STRANGE.format(name))
         self.patterns = patterns
         self._named_parameters = model.named_parameters
 
@@ -96,6 +107,13 @@ class PatternAttribution(BackwardAttribution):
         by_weight = {key: pattern for key, pattern in known.items() if pattern is not None}
         rules = _PatternRules(by_weight)
         return BackwardRules(rules.distribute, rules.check)
+
+
+def _fits(pattern: Tensor, weight: Tensor) -> bool:
+    """Whether most neurons answer to their pattern with 1, as the estimator has it; roughly."""
+    answers = (weight.detach() * pattern.to(weight)).flatten(1).sum(1)
+    answers = answers[(pattern != 0).flatten(1).any(1).to(answers.device)]
+    return not len(answers) or bool((answers - 1).abs().median() < 0.1)
 
 
 class _PatternRules:

@@ -86,8 +86,15 @@ def pattern_attribution(model):
     generator = torch.Generator().manual_seed(3)
     weights = {name: w for name, w in model.named_parameters() if w.dim() > 1}
     return PatternAttribution(model, Patterns({
-        name: torch.randn(w.shape, generator=generator) for name, w in weights.items()
+        name: fitting(torch.randn(w.shape, generator=generator), w.detach())
+        for name, w in weights.items()
     }))  # fmt: skip
+
+
+def fitting(pattern, weight):
+    """The nearest pattern whose product with the weight sums to 1, as a learned one's does."""
+    answer, size = ((weight * t).flatten(1).sum(1) for t in (pattern, weight))
+    return pattern + ((1 - answer) / size).view(-1, *[1] * (weight.dim() - 1)) * weight
 
 
 NOISE = {"kernel": fixed_noise, "radius": 0.05, "n_samples": 2}

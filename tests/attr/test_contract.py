@@ -63,11 +63,17 @@ def pattern_attribution(forward):
     network = next((f for f in (forward, *cells) if isinstance(f, nn.Module)), None) or Network()
     generator = torch.Generator().manual_seed(3)
     patterns = Patterns({
-        name: torch.randn(weight.shape, generator=generator)
+        name: fitting(torch.randn(weight.shape, generator=generator), weight.detach())
         for name, weight in network.named_parameters()
         if weight.dim() > 1
     })  # fmt: skip
     return PatternAttribution(forward, patterns, network)
+
+
+def fitting(pattern, weight):
+    """The nearest pattern whose product with the weight sums to 1, as a learned one's does."""
+    answer, size = ((weight * t).flatten(1).sum(1) for t in (pattern, weight))
+    return pattern + ((1 - answer) / size).view(-1, *[1] * (weight.dim() - 1)) * weight
 
 
 OCCLUDE = partial(dict, sliding_window_shapes=(2,))

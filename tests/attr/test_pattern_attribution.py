@@ -294,6 +294,18 @@ class Attends(nn.Module):
         return self.last(self.attend(x, x, x, need_weights=False)[0].mean(1))
 
 
+def test_patterns_of_other_weights_are_told():
+    model = dense()
+    patterns = learn_patterns(model, [vectors()])
+    PatternAttribution(model, patterns)
+    PatternAttribution(model.half(), patterns)
+    model.double()[2].weight.data.mul_(1.05)  # tuned a little: still theirs
+    PatternAttribution(model, patterns)
+    model[2].weight.data.mul_(-1)
+    with pytest.warns(UserWarning, match=r"that of '2\.weight' is not of these weights"):
+        PatternAttribution(model, patterns)
+
+
 class Recurs(nn.Module):
     def __init__(self):
         super().__init__()
@@ -306,7 +318,8 @@ class Recurs(nn.Module):
 @pytest.mark.parametrize("kind", [Attends, Recurs])
 def test_weights_inside_of_a_fused_layer_are_refused(kind):
     model, x = kind(), torch.rand(3, 5, 4)
-    patterns = Patterns({"last.weight": torch.ones(2, 4)})
+    weight = model.last.weight.detach()
+    patterns = Patterns({"last.weight": weight / weight.square().sum(1, keepdim=True)})
     with pytest.raises(TypeError, match="multiplies by a weight that can have no pattern"):
         PatternAttribution(model, patterns).attribute(x, target=0)
 
