@@ -44,6 +44,7 @@ class Settings(NamedTuple):
     alpha: float = 1e-3
     final_alpha: float | None = None
     sharpness: tuple[float, float] = (10.0, 100.0)
+    eps: float = 1.0
 
 
 # What brings EfficientNet-Lite0's maps nearest to their target. Those of guided backpropagation
@@ -131,7 +132,7 @@ def manipulated(
             label = model(other).argmax(1)
         alpha, final = settings.alpha, settings.final_alpha
         attack = Dombrowski(
-            model, explanation.method,
+            model, explanation.method, settings.eps,
             alpha=alpha if final is None else LinearDecay(alpha, final), steps=settings.steps,
             beta=GeometricGrowth(*settings.sharpness),
             explanation_kwargs=explanation.options, show_progress=True,
@@ -156,6 +157,7 @@ _MEANINGS = {
     "alpha": "the attack's learning rate, likewise",
     "final_alpha": "where the rate falls to, likewise",
     "sharpness": "of the attack's softplus, likewise",
+    "eps": "the largest change of a pixel, likewise",
 }
 
 
