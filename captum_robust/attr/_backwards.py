@@ -73,9 +73,12 @@ class BackwardRules:
     ) -> Any:
         """The explanation alone, that leaves nothing behind."""
         is_tuple, tensors = format_inputs(inputs)
-        own = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in tensors)
-        ready = format_output(is_tuple, own)
-        with buffers_kept(forward_func):
+        with torch.inference_mode(False), buffers_kept(forward_func):
+            # Copies, since tensors made in inference mode would never have a graph.
+            own = tuple(x.detach().clone() if x.is_inference() else x.detach() for x in tensors)
+            ready = format_output(
+                is_tuple, tuple(x.requires_grad_(x.is_floating_point()) for x in own)
+            )
             return self.with_graph(
                 forward_func, ready, target, additional_forward_args, create_graph=False
             )

@@ -64,6 +64,11 @@ ROUTES = names(
 )
 """Functions that hand numbers on, each as it is, to where they are asked for."""
 
+RESHAPES = names(
+    "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze contiguous clone"
+)
+"""Those of them that keep every number and their order."""
+
 
 def is_activation(step: Step) -> bool:
     """Whether the call is a rectifier, or looks like one from afar."""

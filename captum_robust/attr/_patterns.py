@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
@@ -20,6 +21,7 @@ from captum_robust._utils.outputs import widest
 from captum_robust.attr._callers import Refusal
 from captum_robust.attr._functions import (
     PRODUCTS,
+    RESHAPES,
     ROUTES,
     SUMS,
     apply_weight,
@@ -60,16 +62,19 @@ class Patterns(Mapping[str, Tensor]):
         """Read what :meth:`save` has written; a file cannot run code.
 
         Raises:
-            ValueError: The file holds something else than numbers.
+            ValueError: The file holds something else than finite numbers.
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (ValueError, AttributeError, EOFError, BadZipFile) as error:
+        except (ValueError, AttributeError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(f"path: {path} is no file that Patterns.save has written.") from error
         strange = [name for name, array in arrays.items() if array.dtype.kind != "f"]
         if strange:
             raise ValueError(f"path: {strange[0]!r} in it is no array of floating-point numbers.")
+        bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if bad:
+            raise ValueError(f"path: {bad[0]!r} in it has NaN or Inf.")
         return cls({name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -205,6 +210,8 @@ def _answer(node: Node) -> Tensor | None:
             found = _answer(step.outputs[0])
             if found is not None and found.shape == node.tensor.shape:
                 return found
-        elif step.name in ROUTES and _answer(step.outputs[0]) is not None:
-            return node.value
+        elif step.name in ROUTES:
+            found = _answer(step.outputs[0])
+            if found is not None:
+                return found.reshape(node.value.shape) if step.name in RESHAPES else node.value
     return None

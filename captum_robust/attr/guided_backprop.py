@@ -9,6 +9,7 @@ from torch import Tensor
 
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
+from captum_robust.attr._callers import refusal
 from captum_robust.attr._functions import is_activation
 from captum_robust.attr._tape import Shares, Step, plain_backward
 
@@ -40,7 +41,8 @@ class GuidedBackprop(BackwardAttribution):
 
     Raises:
         TypeError: The model is scripted, compiled or parallel; on ``attribute``, if it holds other
-            code that cannot be seen, such as a custom ``torch.autograd.Function``.
+            code that cannot be seen, such as a custom ``torch.autograd.Function`` or an ``nn.RNN``
+            of rectifiers.
 
     Warns:
         UserWarning: On ``attribute``, if the model called no rectifier.
@@ -61,9 +63,12 @@ class GuidedBackprop(BackwardAttribution):
         return _Guide()
 
 
+_FUSED = "{!r} has rectifiers inside that cannot be reached. Write them with torch.relu."
+
+
 class _Guide(BackwardRules):
     def __init__(self) -> None:
-        super().__init__(self._guided)
+        super().__init__(self._guided, _check)
         self.met = 0
 
     def with_graph(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,3 +82,8 @@ class _Guide(BackwardRules):
             self.met += 1
             above = [None if g is None else torch.where(g > 0, g, 0.0) for g in above]
         return plain_backward(step, above, create_graph)
+
+
+def _check(step: Step) -> None:
+    if step.name in ("rnn_relu", "rnn_relu_cell"):
+        raise refusal(_FUSED.format(step.name))

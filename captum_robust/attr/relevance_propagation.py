@@ -110,8 +110,9 @@ def _greatest(x: Tensor, high: float | Tensor) -> Tensor:
 
 
 def _check_kinds(low: Any, high: Any) -> None:
-    pairs = zip(*(b if isinstance(b, tuple) else (b,) for b in (low, high)), strict=False)
-    for a, b in pairs:
+    n = max([len(b) for b in (low, high) if isinstance(b, tuple)], default=1)
+    each = (b if isinstance(b, tuple) else (b,) * n for b in (low, high))
+    for a, b in zip(*each, strict=False):  # where their lengths differ, the inputs tell
         if (a is None) != (b is None):
             raise TypeError("low and high must both be given, or both be None (unbounded).")
         if a is not None and not bool((torch.as_tensor(a) < torch.as_tensor(b)).all()):

@@ -192,3 +192,24 @@ def test_the_model_is_left_alone():
     GuidedBackprop(network).attribute(points(), target=1)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert not any(vars(m)[k] for m in network.modules() for k in vars(m) if k.endswith("_hooks"))
+
+
+def test_rectifiers_inside_of_a_recurrent_layer_are_refused():
+    class Recurs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recur, self.last = nn.RNN(4, 4, nonlinearity="relu"), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return torch.relu(self.last(self.recur(x)[0][:, -1]))
+
+    with pytest.raises(TypeError, match=r"'recur' \(RNN\): 'rnn_relu' has rectifiers inside"):
+        GuidedBackprop(Recurs()).attribute(torch.rand(2, 3, 4), target=1)
+
+
+def test_in_inference_mode():
+    network, x = modules(), points()
+    want = GuidedBackprop(network).attribute(x, target=1)
+    with torch.inference_mode():
+        assert torch.equal(GuidedBackprop(network).attribute(x, target=1), want)
+        assert torch.equal(GuidedBackprop(network).attribute(x * 1, target=1), want)

@@ -223,6 +223,44 @@ def test_saved_and_loaded(tmp_path):
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_a_change_of_shape_before_the_bias_changes_nothing():
+    layer, x = nn.Linear(4, 6).double(), vectors()
+
+    class Shifted(nn.Module):
+        def __init__(self, go, back):
+            super().__init__()
+            self.layer, self.go, self.back = layer, go, back
+
+        def forward(self, x):
+            return self.back(torch.relu(self.go(self.layer(x)) - 0.5))
+
+    want = learn_patterns(Shifted(lambda h: h, lambda h: h), [x])["layer.weight"]
+    for go in (
+        lambda h: h.unsqueeze(-1),
+        lambda h: h.view(-1, 2, 3),
+        lambda h: h.unflatten(1, (6, 1)),
+    ):
+        got = learn_patterns(Shifted(go, lambda h: h.flatten(1)), [x])["layer.weight"]
+        torch.testing.assert_close(got, want)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "patterns"
+    Patterns({"0.weight": torch.full((2, 2), torch.nan)}).save(path)
+    with pytest.raises(ValueError, match=r"'0\.weight' in it has NaN or Inf"):
+        Patterns.load(path)
+    Patterns({"0.weight": torch.rand(99, 99)}).save(path)
+    written = bytearray(path.read_bytes())
+    written[len(written) // 2] ^= 255
+    path.write_bytes(written)
+    with pytest.raises(ValueError, match="is no file that"):
+        Patterns.load(path)
+    with open(path, "wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ValueError, match="is no file that"):
+        Patterns.load(path)
+
+
 def test_a_file_that_holds_code_or_words_is_refused(tmp_path):
     class Trap:
         def __reduce__(self):
