@@ -202,6 +202,8 @@ class Tape(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is overwrite:
             return self._overwrite(args[0], args[1], activation_is_seen=True)
+        if "dropout" in name and kwargs.get("inplace") and kwargs.get("training") is False:
+            return args[0] if args else kwargs["input"]  # writes what is there
         if kwargs.get("inplace") or _is_in_place(name):
             return self._in_place(func, name, args, kwargs)
         if name == "__setitem__" or kwargs.get("out") is not None:

@@ -213,3 +213,15 @@ def test_in_inference_mode():
     with torch.inference_mode():
         assert torch.equal(GuidedBackprop(network).attribute(x, target=1), want)
         assert torch.equal(GuidedBackprop(network).attribute(x * 1, target=1), want)
+
+
+def test_a_dropout_in_place_that_does_nothing():
+    def network(*dropouts):
+        torch.manual_seed(0)
+        first, second = nn.Linear(6, 8), nn.Linear(8, 3)
+        return nn.Sequential(nn.Flatten(), *dropouts, first, nn.ReLU(), *dropouts, second).eval()
+
+    x = torch.rand(2, 2, 3)
+    want = GuidedBackprop(network()).attribute(x, target=1)
+    got = GuidedBackprop(network(nn.Dropout(0.5, inplace=True))).attribute(x, target=1)
+    assert torch.equal(got, want)

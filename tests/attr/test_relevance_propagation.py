@@ -657,3 +657,11 @@ def test_traces_that_softplus_leaves_do_not_overflow(depth):
     torch.testing.assert_close(relevance.sum(1), torch.full((5,), kept))
     (slope,) = torch.autograd.grad(relevance.square().sum(), x)
     assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(None, 1.0), (0.0, None), ((0.0, None), 1.0), (0.0, (1.0, None))]
+)
+def test_one_bound_alone_is_refused(low, high):
+    with pytest.raises(TypeError, match="low and high must both be given"):
+        RelevancePropagation(nn.Linear(4, 3), low, high)
