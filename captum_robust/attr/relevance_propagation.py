@@ -101,12 +101,15 @@ class RelevancePropagation(BackwardAttribution):
         return bounds
 
 
+# Outside of its bounds an input is its own bound, which moves with it; on them it is not.
 def _least(x: Tensor, low: float | Tensor) -> Tensor:
-    return torch.minimum(x.detach(), torch.as_tensor(low, dtype=x.dtype, device=x.device))
+    bound = torch.as_tensor(low, dtype=x.dtype, device=x.device)
+    return torch.where(x < bound, x, bound)
 
 
 def _greatest(x: Tensor, high: float | Tensor) -> Tensor:
-    return torch.maximum(x.detach(), torch.as_tensor(high, dtype=x.dtype, device=x.device))
+    bound = torch.as_tensor(high, dtype=x.dtype, device=x.device)
+    return torch.where(x > bound, x, bound)
 
 
 def _check_kinds(low: Any, high: Any) -> None:

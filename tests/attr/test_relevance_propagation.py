@@ -665,3 +665,21 @@ def test_traces_that_softplus_leaves_do_not_overflow(depth):
 def test_one_bound_alone_is_refused(low, high):
     with pytest.raises(TypeError, match="low and high must both be given"):
         RelevancePropagation(nn.Linear(4, 3), low, high)
+
+
+@pytest.mark.parametrize("first", [nn.Linear(5, 6), nn.Conv1d(5, 6, 1)])
+def test_the_gradient_where_inputs_leave_their_bounds(first):
+    network = nn.Sequential(first, nn.Softplus(), nn.Flatten(), nn.Linear(6, 3)).double()
+    x = 3 * torch.rand(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1
+    x = (x if isinstance(first, nn.Linear) else x.unsqueeze(-1)).requires_grad_()
+    assert (x < 0).any()
+    assert (x > 1).any()
+    explain = differentiable(RelevancePropagation(network))
+    assert gradcheck(lambda x: explain(x, target=1), x)
+    noisy = differentiable(KernelSmoothing(RelevancePropagation(network)))
+
+    def smoothed(x):
+        noise = torch.Generator().manual_seed(0)
+        return noisy(x, target=1, n_samples=3, radius=0.5, generator=noise)
+
+    assert gradcheck(smoothed, x)
