@@ -100,8 +100,8 @@ def learn_patterns(
     for a neuron :math:`y = w^\top x`, with :math:`E_+` over the inputs at which the rectifier that
     follows lets it through, and E over all. Where no rectifier follows, :math:`E_+` is E; so, too,
     where other values are added in before it, as at the end of a residual block, or a function with
-    several results stands between. A batch norm after the layer is one layer with it. Sums are kept in float64 and no batch is kept, so any
-    number of images will do; a few thousand do well.
+    several results stands between. A batch norm after the layer is one layer with it. Sums are kept
+    in float64 and no batch is kept, so any number of images will do; a few thousand do well.
 
     Args:
         model: A network of linear layers and convolutions. It is run in evaluation mode and left as
