@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +84,7 @@ class BackwardRules:
             )
 
 
-class BackwardAttribution(GradientAttribution):
+class BackwardAttribution(GradientAttribution, ABC):
     """Base of these explanations: a subclass says by which rules, :meth:`_rules`."""
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:

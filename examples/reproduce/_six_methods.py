@@ -83,7 +83,7 @@ def explainer(
 
 
 def attacked_network(args: Namespace) -> nn.Module:
-    """``args.network`` for images in [0, 1], whose weights need no gradients; its folder exists."""
+    """``args.network`` for images in [0, 1], whose weights need no gradients."""
     if args.network in TORCHVISION and args.weights is None:
         raise SystemExit(f"--network {args.network} needs --weights, a file of its state_dict")
     if args.network == "cifar10":
@@ -92,13 +92,14 @@ def attacked_network(args: Namespace) -> nn.Module:
         model = of_torchvision(args.network, args.weights, args.device)
     else:
         model = efficientnet(args)
-    folder(args).mkdir(parents=True, exist_ok=True)
     return model.requires_grad_(False)
 
 
 def folder(args: Namespace) -> Path:
-    """Where everything of the network goes."""
-    return args.out / args.network
+    """Where everything of the network goes; made where it is absent."""
+    path: Path = args.out / args.network
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def explainer_of_images(name: str, model: nn.Module, args: Namespace) -> Explainer:
@@ -152,15 +153,6 @@ def pairs(args: Namespace) -> list[tuple[Tensor, Tensor]]:
     return list(zip(drawn[::2].split(1), drawn[1::2].split(1), strict=True))
 
 
-_MEANINGS = {
-    "steps": "of the attack, in place of its own for each explanation",
-    "alpha": "the attack's learning rate, likewise",
-    "final_alpha": "where the rate falls to, likewise",
-    "sharpness": "of the attack's softplus, likewise",
-    "eps": "the largest change of a pixel, likewise",
-}
-
-
 def add_arguments(parser: ArgumentParser) -> None:
     """The options that the scripts share."""
     parser.add_argument(
@@ -176,10 +168,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--n-pairs", type=int, default=4)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    for key, meaning in _MEANINGS.items():
-        pair = {"nargs": 2, "metavar": ("FIRST", "LAST")} if key == "sharpness" else {}
-        kind = int if key == "steps" else float
-        parser.add_argument(f"--{key.replace('_', '-')}", type=kind, help=meaning, **pair)
+    # Settings of the attack: each explanation has its own where nothing is given.
+    parser.add_argument("--steps", type=int, help="of the attack")
+    parser.add_argument("--alpha", type=float, help="the attack's learning rate")
+    parser.add_argument("--final-alpha", type=float, help="where the rate falls to, step by step")
+    parser.add_argument(
+        "--sharpness", type=float, nargs=2, metavar=("FIRST", "LAST"), help="of its softplus"
+    )
+    parser.add_argument("--eps", type=float, help="the largest change of a pixel")
     parser.add_argument("--smoothed", type=float, help="attack the explanation smoothed by this")
     parser.add_argument("--n-steps", type=int, default=10, help="of integrated gradients")
     parser.add_argument("--seed", type=int, default=0, help="draws the pairs, the attack nothing")
