@@ -1,7 +1,7 @@
 """Attacks on explanations, with the interface of :mod:`torchattacks`."""
 
-from captum_robust._utils.balls import L2, LInf
 from captum_robust.attacks._explained import Explained
+from captum_robust.attacks.balls import L2, LInf
 from captum_robust.attacks.base import ExplanationAttack
 from captum_robust.attacks.dombrowski import Dombrowski
 from captum_robust.attacks.ghorbani import GhorbaniMassCenter, GhorbaniTarget, GhorbaniTopK

@@ -12,10 +12,12 @@ import torch
 from captum.attr import Attribution, InputXGradient, Saliency
 from torch import Tensor, nn
 
-from captum_robust._utils.captum import attribute_detached, is_forward_of, map_forward
+from captum_robust._utils.attributions import attribute_detached, map_forward
 from captum_robust._utils.checks import check_logits
+from captum_robust._utils.forward import is_forward_of
 from captum_robust._utils.relevance import normalized_relevance
 from captum_robust._utils.user_warnings import warn_user
+from captum_robust.attacks._constant_weights import constant_weights
 from captum_robust.attr import (
     GuidedBackprop,
     PatternAttribution,
@@ -23,7 +25,6 @@ from captum_robust.attr import (
     differentiable,
     softplus_activations,
 )
-from captum_robust.attr._constant_weights import constant_weights
 from captum_robust.attr.kernel_smoothing import draws_noise
 
 _RUN_ONCE = (Saliency, InputXGradient, GuidedBackprop, RelevancePropagation, PatternAttribution)

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 from tqdm import tqdm
 
-from captum_robust._utils.balls import L2, Ball, LInf
-from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import (
     check_count,
     check_floating,
@@ -25,10 +23,12 @@ from captum_robust._utils.checks import (
     check_positive,
 )
 from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import borrowed
 from captum_robust._utils.randomness import fresh_generator
 from captum_robust.attacks._best import Best
 from captum_robust.attacks._explained import Explained, ModelView, check_relevance
+from captum_robust.attacks.balls import L2, Ball, LInf
 from captum_robust.attacks.schedules import GeometricGrowth, Schedule, value_at
 from captum_robust.attr import differentiable
 

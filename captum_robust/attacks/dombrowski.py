@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_positive
 from captum_robust.attacks._explained import Explained
-from captum_robust.attacks.base import (
-    ExplanationAttack,
-    Gradient,
-    Objective,
-    Stepper,
-)
+from captum_robust.attacks.base import ExplanationAttack, Gradient, Objective, Stepper
 from captum_robust.attacks.objectives import squared_distance
 from captum_robust.attacks.schedules import Schedule, value_at
 

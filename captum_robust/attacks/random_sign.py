@@ -10,12 +10,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_robust.attacks._explained import Explained
-from captum_robust.attacks.base import (
-    ExplanationAttack,
-    Gradient,
-    Objective,
-    Stepper,
-)
+from captum_robust.attacks.base import ExplanationAttack, Gradient, Objective, Stepper
 
 
 class RandomSign(ExplanationAttack):

@@ -14,16 +14,13 @@ Grad-CAM                    :class:`captum.attr.LayerGradCam`
 ==========================  =====================================================================
 """
 
-from captum_robust.attr._patterns import Patterns, learn_patterns
-from captum_robust.attr.beta_smoothing import (
-    BetaSmoothedGradient,
-    BetaSmoothing,
-)
+from captum_robust.attr.beta_smoothing import BetaSmoothedGradient, BetaSmoothing
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.guided_backprop import GuidedBackprop
 from captum_robust.attr.infidelity_optimal import InfidelityOptimal, NoisyBaseline, Square
 from captum_robust.attr.kernel_smoothing import KernelSmoothing
 from captum_robust.attr.pattern_attribution import PatternAttribution
+from captum_robust.attr.patterns import Patterns, learn_patterns
 from captum_robust.attr.relevance_propagation import RelevancePropagation
 from captum_robust.attr.softplus import softplus_activations
 

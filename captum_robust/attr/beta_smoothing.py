@@ -19,16 +19,12 @@ from captum.attr import (
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_robust._utils.captum import (
-    attribute_detached,
-    logits_of,
-    map_forward,
-    signature_of,
-)
+from captum_robust._utils.attributions import attribute_detached, map_forward
+from captum_robust._utils.autograd_graph import rectifiers_left
 from captum_robust._utils.checks import check_positive, checked
 from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.forward import logits_of, signature_of
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.attr._unseen import rectifiers_left
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.softplus import softplus_activations
 

@@ -20,18 +20,16 @@ from captum.attr import (
 )
 from torch import Tensor
 
+from captum_robust._utils.attributions import map_forward, use_gradients
 from captum_robust._utils.captum import (
     approximation_parameters,
-    compute_gradients,
     format_inputs,
     format_inputs_and_baselines,
     format_output,
-    map_forward,
-    unwrapped,
-    use_gradients,
     validate_path,
 )
 from captum_robust._utils.checks import check_batch, check_count
+from captum_robust._utils.forward import compute_gradients, unwrapped
 
 Attributions = Any
 """A tensor for a tensor of inputs, a tuple of tensors for a tuple."""

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
-from captum_robust.attr._callers import refusal
-from captum_robust.attr._functions import is_activation
-from captum_robust.attr._tape import Shares, Step, plain_backward
+from captum_robust.attr._backward.attribution import BackwardAttribution, BackwardRules
+from captum_robust.attr._backward.operations import is_activation
+from captum_robust.attr._backward.tape import Shares, Step, plain_backward
+from captum_robust.attr._backward.unsupported import refusal
 
 _NOTHING = (
     "guided backpropagation met no rectifier in the forward pass, so this explanation is the plain "

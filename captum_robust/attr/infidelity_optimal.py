@@ -10,11 +10,12 @@ from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor
 
+from captum_robust._utils.batching import copies_at_once
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_count, checked
-from captum_robust._utils.outputs import ExplainedOutput, copies_at_once
+from captum_robust._utils.explained_output import ExplainedOutput
 from captum_robust._utils.randomness import fresh_generator
-from captum_robust.attr._optima import Problem, optimum
+from captum_robust.attr._infidelity.optima import Problem, optimum
 from captum_robust.perturbations import GaussianBaseline, Perturbation, Points, SquareRemoval
 
 

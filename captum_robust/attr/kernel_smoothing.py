@@ -11,12 +11,9 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_robust._utils.captum import (
-    attribute_detached,
-    expand_per_example_arguments,
-    format_inputs,
-    format_output,
-)
+from captum_robust._utils.attributions import attribute_detached
+from captum_robust._utils.batching import expand_per_example_arguments
+from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_count, check_positive, checked
 from captum_robust._utils.randomness import fresh_generator, standard_normal, standard_uniform
 from captum_robust.attr.differentiable import differentiable

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
-from captum_robust.attr._callers import refusal
-from captum_robust.attr._functions import (
+from captum_robust.attr._backward.attribution import BackwardAttribution, BackwardRules
+from captum_robust.attr._backward.operations import (
     MATRIX_PRODUCTS,
     apply_weight,
     is_weighted,
     weight_of,
 )
-from captum_robust.attr._patterns import Patterns
-from captum_robust.attr._tape import Shares, Step, plain_backward
+from captum_robust.attr._backward.tape import Shares, Step, plain_backward
+from captum_robust.attr._backward.unsupported import refusal
+from captum_robust.attr.patterns import Patterns
 
 _UNKNOWN = (
     "patterns has none for the weight of {!r}. Learn them with learn_patterns from this very model."

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs
-from captum_robust.attr._backwards import BackwardAttribution, BackwardRules
-from captum_robust.attr._lrp_rules import check, distribute
-from captum_robust.attr._tape import Bounds
+from captum_robust.attr._backward.attribution import BackwardAttribution, BackwardRules
+from captum_robust.attr._backward.lrp_rules import check, distribute
+from captum_robust.attr._backward.tape import Bounds
 
 Bound = float | Tensor | None
 

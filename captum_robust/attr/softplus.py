@@ -14,7 +14,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from captum_robust._utils.checks import check_positive
-from captum_robust.attr._overwrite import overwrite
+from captum_robust._utils.overwrite import overwrite
 
 _RECOMPUTED = (
     "softplus_activations cannot see activations that are computed again in the backward pass, "

@@ -26,11 +26,11 @@ from __future__ import annotations
 
 from captum_robust._utils.relevance import relevance_map
 from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
-from captum_robust.metrics.faithfulness import infidelity
-from captum_robust.metrics.flipping import FlippingCurves, pixel_flipping
-from captum_robust.metrics.gradient_sensitivity import sensitivity_gradient
-from captum_robust.metrics.randomization import RankCorrelations, parameter_randomization
+from captum_robust.metrics.infidelity import infidelity
+from captum_robust.metrics.parameter_randomization import RankCorrelations, parameter_randomization
+from captum_robust.metrics.pixel_flipping import FlippingCurves, pixel_flipping
 from captum_robust.metrics.sensitivity import sensitivity_lipschitz, sensitivity_max
+from captum_robust.metrics.sensitivity_gradient import sensitivity_gradient
 from captum_robust.metrics.similarity import (
     mean_squared_error,
     pearson_correlation,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_robust._utils.captum import explained_output
+from captum_robust._utils.forward import explained_output
+from captum_robust._utils.types import Tensors
 from captum_robust.attr import softplus_activations
-from captum_robust.metrics._perturbed import Tensors
 
 Product = Callable[[Tensor], Tensor]
 

@@ -13,18 +13,13 @@ from captum.attr import Attribution
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_robust._utils.captum import (
-    attribute_detached,
-    expand_per_example_arguments,
-    format_inputs,
-    format_output,
-)
+from captum_robust._utils.attributions import attribute_detached
+from captum_robust._utils.batching import copies_at_once, expand_per_example_arguments
+from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_count, check_inputs, check_positive
-from captum_robust._utils.outputs import copies_at_once
 from captum_robust._utils.randomness import fresh_generator, standard_uniform
+from captum_robust._utils.types import Tensors
 from captum_robust.attr.kernel_smoothing import draws_noise
-
-Tensors = tuple[Tensor, ...]
 
 
 def resolve(explanation_func: Any) -> tuple[Attribution | None, dict[str, Any]]:

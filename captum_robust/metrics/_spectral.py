@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Tensors = tuple[Tensor, ...]
+from captum_robust._utils.types import Tensors
+
 Product = Callable[[Tensors], Tensors]
 
 

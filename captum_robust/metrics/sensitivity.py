@@ -11,8 +11,9 @@ import torch
 from captum import metrics as captum_metrics
 from torch import Tensor
 
+from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._perturbed import Neighbourhood, Tensors, progress, result_dtype, rows
+from captum_robust.metrics._perturbed import Neighbourhood, progress, result_dtype, rows
 
 # Beyond these, squares and their sums may not be numbers of single precision.
 _USUAL = (1e-12, 1e12)

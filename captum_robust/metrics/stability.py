@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._perturbed import Neighbourhood, Tensors, result_dtype, rows
+from captum_robust.metrics._perturbed import Neighbourhood, result_dtype, rows
 
 # Halvings of an interval until its ends are neighbours in float64.
 _HALVINGS = 56

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs
 from captum_robust._utils.randomness import fresh_generator
-from captum_robust.perturbations.points import Points, Tensors
+from captum_robust._utils.types import Tensors
+from captum_robust.perturbations.points import Points
 from captum_robust.perturbations.stream import Stream, copies_of, first_copies
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_robust.perturbations.points import Points, Tensors, flat
+from captum_robust._utils.types import Tensors
+from captum_robust.perturbations.points import Points, flat
 
 
 @dataclass(frozen=True, eq=False)

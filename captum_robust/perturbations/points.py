@@ -13,8 +13,7 @@ from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs
 from captum_robust._utils.checks import check_inputs
-
-Tensors = tuple[Tensor, ...]
+from captum_robust._utils.types import Tensors
 
 
 @dataclass(frozen=True, eq=False)

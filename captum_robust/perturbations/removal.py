@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.randomness import standard_uniform
+from captum_robust._utils.types import Tensors
 from captum_robust.perturbations.base import Perturbation
 from captum_robust.perturbations.groups import Groups
-from captum_robust.perturbations.points import Points, Tensors, flat
+from captum_robust.perturbations.points import Points, flat
 
 
 class Removal(Perturbation):

@@ -10,8 +10,9 @@ from torch import Tensor
 from captum_robust._utils.captum import format_inputs
 from captum_robust._utils.checks import check_inputs, check_positive
 from captum_robust._utils.randomness import standard_normal
+from captum_robust._utils.types import Tensors
 from captum_robust.perturbations.base import Perturbation
-from captum_robust.perturbations.points import Points, Tensors, flat
+from captum_robust.perturbations.points import Points, flat
 
 
 class BaselineShift(Perturbation):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.checks import check_count
-from captum_robust.perturbations.points import Points, Tensors
+from captum_robust._utils.types import Tensors
+from captum_robust.perturbations.points import Points
 from captum_robust.perturbations.removal import Removal
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from captum_robust.perturbations.points import Points, Tensors
+from captum_robust._utils.types import Tensors
+from captum_robust.perturbations.points import Points
 
 if TYPE_CHECKING:
     from captum_robust.perturbations.base import Perturbation

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import check_count, check_positive
+from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import borrowed
 from captum_robust.training.batch import Batch
 from captum_robust.training.directions import SmoothGradDirections

@@ -10,8 +10,8 @@ import torch
 from captum.attr import Saliency
 from torch import Tensor, nn
 
-from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import check_count, check_positive
+from captum_robust._utils.forward import logits_of
 from captum_robust.attr import KernelSmoothing
 from captum_robust.training.batch import Batch, derived_seed
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_robust._utils.captum import compute_gradients, logits_of
 from captum_robust._utils.checks import check_count, check_positive
+from captum_robust._utils.forward import compute_gradients, logits_of
 
 Measure = Callable[[nn.Module, Tensor, "Tensor | None"], Tensor]
 """From model, inputs and labels to one value per example."""

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from captum_robust._utils.captum import logits_of
 from captum_robust._utils.checks import check_count, check_positive
+from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import borrowed
 from captum_robust.training.batch import Batch
 

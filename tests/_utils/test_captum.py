@@ -19,17 +19,10 @@ from captum.attr import (
 )
 from torch import nn
 
-from captum_robust._utils.captum import (
-    attribute_detached,
-    compute_gradients,
-    expand_per_example_arguments,
-    format_inputs,
-    is_forward_of,
-    logits_of,
-    map_forward,
-    signature_of,
-    use_gradients,
-)
+from captum_robust._utils.attributions import attribute_detached, map_forward, use_gradients
+from captum_robust._utils.batching import expand_per_example_arguments
+from captum_robust._utils.captum import format_inputs
+from captum_robust._utils.forward import compute_gradients, is_forward_of, logits_of, signature_of
 
 
 def points(*shape, seed=0):

@@ -12,7 +12,8 @@ from captum.attr import FeatureAblation, IntegratedGradients, Occlusion, Salienc
 from torch import nn
 
 from captum_robust import zoo
-from captum_robust.attr import InfidelityOptimal, NoisyBaseline, Square, _optima
+from captum_robust.attr import InfidelityOptimal, NoisyBaseline, Square
+from captum_robust.attr._infidelity import optima as _optima
 from captum_robust.perturbations import (
     BaselineShift,
     CoordinateStep,

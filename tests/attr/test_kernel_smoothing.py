@@ -20,7 +20,12 @@ from captum.attr import (
 from scipy import stats
 from torch import nn
 
-from captum_robust.attr import BetaSmoothedGradient, BetaSmoothing, KernelSmoothing, differentiable
+from captum_robust.attr import (
+    BetaSmoothedGradient,
+    BetaSmoothing,
+    KernelSmoothing,
+    differentiable,
+)
 from captum_robust.attr.kernel_smoothing import gaussian, logistic, uniform
 
 KERNELS = {"gaussian": gaussian, "uniform": uniform, "logistic": logistic}

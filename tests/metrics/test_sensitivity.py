@@ -12,7 +12,12 @@ from captum.attr import DeepLift, FeatureAblation, InputXGradient, IntegratedGra
 from torch import nn
 
 from captum_robust.attacks import GhorbaniTopK, RandomSign
-from captum_robust.attr import BetaSmoothedGradient, BetaSmoothing, KernelSmoothing, differentiable
+from captum_robust.attr import (
+    BetaSmoothedGradient,
+    BetaSmoothing,
+    KernelSmoothing,
+    differentiable,
+)
 from captum_robust.metrics import (
     explanation_stability,
     sensitivity_gradient,

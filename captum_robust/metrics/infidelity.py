@@ -9,10 +9,10 @@ import torch
 from captum.metrics import infidelity as captum_infidelity
 from torch import Tensor
 
-from captum_robust._utils.captum import check_rows, explained_output, logits_of, signature_of
+from captum_robust._utils.batching import copies_at_once
 from captum_robust._utils.checks import check_count
+from captum_robust._utils.forward import check_rows, explained_output, logits_of, signature_of
 from captum_robust._utils.model_state import buffers_kept
-from captum_robust._utils.outputs import copies_at_once
 from captum_robust.perturbations import Perturbation, Points
 
 

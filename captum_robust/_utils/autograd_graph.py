@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from captum_robust.attr._overwrite import OwnFunction
+from captum_robust._utils.overwrite import OwnFunction
 
 # Nodes of the graph of rectifiers that are always replaced, and of a scripted block.
 _LEFT_OVER = (

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from captum_robust._utils.balls import L2, Ball, LInf
+from captum_robust.attacks.balls import L2, Ball, LInf
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # The last ones are below the distance of neighbouring numbers at most pixels, or at all of them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captum_robust.attr._tape import Node, Step, names
+from captum_robust.attr._backward.tape import Node, Step, names
 from captum_robust.attr.softplus import smoothed
 
 WEIGHTED = names("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")

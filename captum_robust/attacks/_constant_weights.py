@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from captum_robust.attr._functions import names
-from captum_robust.attr._overwrite import OwnFunction, in_reverse_mode_alone
+from captum_robust._utils.overwrite import OwnFunction, in_reverse_mode_alone
+from captum_robust.attr._backward.tape import names
 
 
 class constant_weights(TorchFunctionMode):

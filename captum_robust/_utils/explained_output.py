@@ -9,39 +9,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_robust._utils.captum import (
-    check_rows,
-    expand_per_example_arguments,
-    explained_output,
-    logits_of,
-    signature_of,
-)
-from captum_robust._utils.checks import check_count
+from captum_robust._utils.batching import expand_per_example_arguments, widest
+from captum_robust._utils.forward import check_rows, explained_output, logits_of, signature_of
 from captum_robust._utils.model_state import buffers_kept
-
-Tensors = tuple[Tensor, ...]
-
-# Numbers in a batch of perturbed inputs: on a CPU, what stays in its cache through a small network;
-# elsewhere, what keeps the device busy.
-_NUMBERS_AT_ONCE = {"cpu": 2**18}
-_NUMBERS_AT_ONCE_ELSEWHERE = 2**24
-_ROWS_AT_LEAST = 8
-
-
-def copies_at_once(inputs: Tensors, perturbations_per_eval: int | None) -> int:
-    """How many perturbed copies of each example one pass takes."""
-    if perturbations_per_eval is not None:
-        check_count(perturbations_per_eval=perturbations_per_eval)
-        return perturbations_per_eval
-    device = inputs[0].device.type
-    budget = _NUMBERS_AT_ONCE.get(device, _NUMBERS_AT_ONCE_ELSEWHERE)
-    rows = max(_ROWS_AT_LEAST, budget // sum(x[0].numel() for x in inputs))
-    return max(1, rows // len(inputs[0]))
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """Float64, or what the device has instead."""
-    return torch.float32 if device.type == "mps" else torch.float64
+from captum_robust._utils.types import Tensors
 
 
 class ExplainedOutput:
@@ -76,7 +47,7 @@ class ExplainedOutput:
                 self._at_inputs = self.at(tuple(x.unsqueeze(1) for x in self.inputs)).squeeze(1)
         return self._at_inputs
 
-    def losses(
+    def output_differences(
         self, perturbed: Iterable[Tensors], n_samples: int, show_progress: bool = False
     ) -> Tensor:
         """d(I) = f(x) - f(x - I).

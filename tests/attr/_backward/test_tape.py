@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models
 
 from captum_robust.attr import GuidedBackprop, RelevancePropagation, softplus_activations
-from captum_robust.attr._tape import Tape, plain_backward
+from captum_robust.attr._backward.tape import Tape, plain_backward
 
 OPTIONS = {"googlenet": {"init_weights": False, "aux_logits": False}}
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from captum_robust._utils.captum import attach_graph
-from captum_robust.attr._callers import refusal
-from captum_robust.attr._overwrite import overwrite, overwrite_unseen
+from captum_robust._utils.forward import attach_graph
+from captum_robust._utils.overwrite import overwrite, overwrite_unseen
+from captum_robust.attr._backward.unsupported import refusal
 from captum_robust.attr.softplus import smoothed
 
 Bounds = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captum_robust.attr._constant_weights import _Convolution, constant_weights
+from captum_robust.attacks._constant_weights import _Convolution, constant_weights
 
 CALLS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1d": (torch.conv1d, (2, 4, 9), (6, 4, 3), {"stride": 2, "padding": 1}),

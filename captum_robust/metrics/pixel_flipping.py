@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_robust._utils.captum import check_rows, logits_of
+from captum_robust._utils.batching import copies_at_once
 from captum_robust._utils.checks import check_count, check_inputs
+from captum_robust._utils.forward import check_rows, logits_of
 from captum_robust._utils.model_state import buffers_kept
-from captum_robust._utils.outputs import copies_at_once
 from captum_robust._utils.randomness import fresh_generator, standard_uniform
 from captum_robust._utils.relevance import relevance_map
 

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_robust._utils.captum import logits_of
+from captum_robust._utils.batching import widest
 from captum_robust._utils.checks import check_inputs
 from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import borrowed
-from captum_robust._utils.outputs import widest
-from captum_robust.attr._callers import Refusal
-from captum_robust.attr._functions import (
+from captum_robust.attr._backward.operations import (
     PRODUCTS,
     RESHAPES,
     ROUTES,
@@ -29,7 +28,8 @@ from captum_robust.attr._functions import (
     is_weighted,
     weight_of,
 )
-from captum_robust.attr._tape import Node, Step, Tape
+from captum_robust.attr._backward.tape import Node, Step, Tape
+from captum_robust.attr._backward.unsupported import Refusal
 
 
 class Patterns(Mapping[str, Tensor]):

@@ -11,12 +11,13 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_robust._utils.captum import explained_output, format_inputs, format_output
+from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import checked
 from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.forward import explained_output
 from captum_robust._utils.model_state import buffers_kept
-from captum_robust.attr._callers import Refusal
-from captum_robust.attr._tape import Bounds, Rule, Step, Tape
+from captum_robust.attr._backward.tape import Bounds, Rule, Step, Tape
+from captum_robust.attr._backward.unsupported import Refusal
 
 
 class BackwardRules:

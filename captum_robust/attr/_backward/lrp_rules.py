@@ -10,8 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from captum_robust.attr._callers import refusal
-from captum_robust.attr._functions import (
+from captum_robust.attr._backward.operations import (
     AVERAGES,
     ELEMENTWISE,
     GATES,
@@ -24,7 +23,8 @@ from captum_robust.attr._functions import (
     is_weighted,
     weight_of,
 )
-from captum_robust.attr._tape import Bounds, Node, Shares, Step
+from captum_robust.attr._backward.tape import Bounds, Node, Shares, Step
+from captum_robust.attr._backward.unsupported import refusal
 
 _REFUSED = {
     "softmax": "Explain the logits: leave the softmax out of the model.",

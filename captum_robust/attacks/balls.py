@@ -38,17 +38,21 @@ class LInf:
         return "LInf()"
 
     def direction(self, gradient: Tensor) -> Tensor:
+        """The steepest step of unit size for this norm."""
         return gradient.sign()
 
     def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
+        """``x``, moved into the ball and into [0, 1] where it is outside."""
         lower, upper = self._bounds(center, eps)
         return torch.clamp(x, lower, upper)
 
     def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """A random point of the ball."""
         noise = 2 * standard_uniform(center, generator) - 1
         return self.project(center + eps * noise, center, eps)
 
     def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """A random point on the border of the ball."""
         return self.project(center + eps * random_sign(center, generator), center, eps)
 
     @staticmethod
@@ -66,12 +70,14 @@ class L2:
         return "L2()"
 
     def direction(self, gradient: Tensor) -> Tensor:
+        """The steepest step of unit size for this norm."""
         # Squares of tiny or huge gradients leave the range of numbers; those of shares do not.
         largest = gradient.abs().amax(tuple(range(1, gradient.dim())), keepdim=True)
         share = gradient / torch.where(largest > 0, largest, 1)
         return share / torch.where(largest > 0, _norm(share), 1)
 
     def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
+        """``x``, moved into the ball and into [0, 1] where it is outside."""
         exact = center.double()
         change = x.clamp(0.0, 1.0).double() - exact
         scale = eps * (1 - _L2_MARGIN) / _norm(change).clamp(min=torch.finfo(torch.float64).tiny)
@@ -82,6 +88,7 @@ class L2:
         return torch.where(overshoots, _toward(inside, center), inside)
 
     def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """A random point of the ball."""
         size = center[0].numel()
         per_example = center.new_empty(len(center), *[1] * (center.dim() - 1))
         radius = standard_uniform(per_example, generator) ** (1 / size)
@@ -89,6 +96,7 @@ class L2:
         return self.project(center + eps * radius * noise, center, eps)
 
     def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """A random point on the border of the ball."""
         step = eps / math.sqrt(center[0].numel())
         return self.project(center + step * random_sign(center, generator), center, eps)
 

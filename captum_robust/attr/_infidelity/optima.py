@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_robust._utils.batching import widest
+from captum_robust._utils.explained_output import ExplainedOutput
 from captum_robust._utils.model_state import buffers_kept
-from captum_robust._utils.outputs import ExplainedOutput, widest
+from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.attr._least_squares import DenseDesign, Design, SquaresDesign, solve
+from captum_robust.attr._infidelity.least_squares import DenseDesign, Design, SquaresDesign, solve
 from captum_robust.perturbations import (
     BaselineShift,
     CoordinateStep,
@@ -31,8 +33,6 @@ from captum_robust.perturbations.points import flat
 from captum_robust.perturbations.removal import remove
 from captum_robust.perturbations.squares import Squares
 from captum_robust.perturbations.stream import Stream
-
-Tensors = tuple[Tensor, ...]
 
 # All squares are removed where there are no more than this, otherwise a sample of them.
 _ALL_SQUARES, _SOME_SQUARES = 10_000, 3_000
@@ -76,9 +76,9 @@ class Problem:
         for start in range(0, n_samples, self.copies_at_once):
             yield start, min(start + self.copies_at_once, n_samples)
 
-    def losses(self, perturbed: Iterator[Tensors], n_samples: int) -> Tensor:
+    def output_differences(self, perturbed: Iterator[Tensors], n_samples: int) -> Tensor:
         """d(I) = f(x) - f(x - I), (N, n)."""
-        return self.output.losses(perturbed, n_samples, self.show_progress)
+        return self.output.output_differences(perturbed, n_samples, self.show_progress)
 
     def globalised(self, local: Tensors) -> Tensors:
         """Local attributions, multiplied by x - x0 where global ones are asked for."""
@@ -105,7 +105,7 @@ def optimum(perturbation: Perturbation, problem: Problem) -> Tensors:
             rows.append(torch.cat([flat(m, 2) for m in multipliers], dim=2))
             yield copies
 
-    losses = problem.losses(perturbed(), n_samples)
+    losses = problem.output_differences(perturbed(), n_samples)
     drawn = torch.cat(rows, dim=1).to(losses)
     _warn_of_unmoved(drawn, problem)
     solved = [
@@ -151,7 +151,7 @@ class _Rows:
 def _(perturbation: FeatureRemoval, problem: Problem) -> Tensors:
     """One pass for each group: the second moment is diagonal."""
     groups = Groups.of(problem.points)
-    losses = problem.losses(_removed(problem, groups, None), groups.n_groups)
+    losses = problem.output_differences(_removed(problem, groups, None), groups.n_groups)
     squares = groups.sums(tuple(s.square() for s in problem.scales()))
     return _scaled(problem, groups, _divide(losses, squares))
 
@@ -172,7 +172,7 @@ def _(perturbation: CoordinateStep, problem: Problem) -> Tensors:
                 copies.append(x.unsqueeze(1) - perturbation.step * at.view(-1, *x.shape[1:]).to(x))
             yield tuple(copies)
 
-    quotients = problem.losses(perturbed(), sum(sizes)) / perturbation.step
+    quotients = problem.output_differences(perturbed(), sum(sizes)) / perturbation.step
     parts = quotients.split(sizes, dim=1)
     local = tuple(p.view(x.shape) for p, x in zip(parts, points.inputs, strict=True))
     return problem.globalised(local)
@@ -184,7 +184,7 @@ def _(perturbation: BaselineShift, problem: Problem) -> Tensors:
     points, mu = problem.points, problem.differences
     pairs = zip(points.baselines, points.inputs, strict=True)
     at_baselines = tuple(b.expand_as(x).unsqueeze(1) for b, x in pairs)
-    losses = problem.losses(iter([at_baselines]), 1).squeeze(1)
+    losses = problem.output_differences(iter([at_baselines]), 1).squeeze(1)
     squares = _total(mu, mu)
     if bool((squares == 0).any()):
         warn_user(
@@ -206,7 +206,7 @@ def _(perturbation: SeveralBaselines, problem: Problem) -> Tensors:
             pairs = zip(problem.points.inputs, shifts, strict=True)
             yield tuple(x.unsqueeze(1) - i[:, start:end] for x, i in pairs)
 
-    losses = problem.losses(perturbed(), n_baselines)
+    losses = problem.output_differences(perturbed(), n_baselines)
     rows = torch.cat([flat(i, 2).to(losses) for i in shifts], dim=2)
     dual = torch.linalg.pinv(rows @ rows.transpose(1, 2), hermitian=True) @ losses.unsqueeze(2)
     local = (rows.transpose(1, 2) @ dual).squeeze(2)
@@ -313,7 +313,7 @@ def _(perturbation: ShapleyRemoval, problem: Problem) -> Tensors:
     subsets, weights = perturbation.design(groups.n_groups, n_samples, problem.generator)
     subsets = subsets.to(points.inputs[0].device)
     with_all = torch.cat([torch.ones_like(subsets[:1]), subsets])
-    losses = problem.losses(_removed(problem, groups, with_all), len(with_all))
+    losses = problem.output_differences(_removed(problem, groups, with_all), len(with_all))
     design = DenseDesign(subsets, weights, losses.dtype)
     squares = groups.sums(tuple(s.square() for s in problem.scales()))
     # Whose features all equal their baselines is worth nothing, whatever the sample says.
@@ -339,7 +339,7 @@ def _(perturbation: SquareRemoval, problem: Problem) -> Tensors:
         grid = perturbation.grid(x)
         n_squares = problem.n_samples or (len(grid) if len(grid) <= _ALL_SQUARES else _SOME_SQUARES)
         squares = grid.draw(n_squares, problem.generator).to(x.device)
-        losses = problem.losses(_without_squares(problem, i, squares), len(squares))
+        losses = problem.output_differences(_without_squares(problem, i, squares), len(squares))
         everything = len(squares) == len(grid)
         design = SquaresDesign(squares, grid if everything else None)
         flat = scale.reshape(len(scale), -1, x.shape[-2] * x.shape[-1])

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from captum_robust.attr import _overwrite, softplus_activations
-from captum_robust.attr._overwrite import overwrite
+from captum_robust._utils import overwrite as _overwrite
+from captum_robust._utils.overwrite import overwrite
+from captum_robust.attr import softplus_activations
 
 
 def through(x: Tensor) -> Tensor:

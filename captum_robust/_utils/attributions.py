@@ -1,0 +1,96 @@
+"""Captum's ``Attribution`` objects: copies with other parts, and runs without side effects."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from captum.attr import (
+    Attribution,
+    GradientAttribution,
+    LayerGradCam,
+    PerturbationAttribution,
+)
+from torch import Tensor
+
+from captum_robust._utils.captum import captum_compute_gradients, format_inputs, format_output
+from captum_robust._utils.forward import compute_gradients, unwrapped
+from captum_robust._utils.model_state import buffers_kept
+
+
+def map_forward(
+    attribution: Attribution, transform: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Attribution:
+    """Copy ``attribution``, and all that it wraps, with ``forward_func`` transformed.
+
+    The original and the model are left alone: a shallow copy at each level is enough, since only
+    references to the forward function are replaced (DeepLift keeps a second one, ``model``).
+    """
+    clone = copy.copy(attribution)
+    clone.forward_func = transform(attribution.forward_func)
+    for name, held in vars(attribution).items():
+        if isinstance(held, Attribution):
+            setattr(clone, name, map_forward(held, transform))
+        elif held is attribution.forward_func:
+            setattr(clone, name, clone.forward_func)
+    return clone
+
+
+def use_gradients(
+    attribution: Attribution, gradient_func: Callable[..., tuple[Tensor, ...]]
+) -> Attribution:
+    """Copy ``attribution`` with ``gradient_func`` in place of Captum's own, if it has that."""
+    if getattr(attribution, "gradient_func", None) is not captum_compute_gradients:
+        return attribution
+    clone = copy.copy(attribution)
+    clone.gradient_func = gradient_func
+    return clone
+
+
+def attribute_detached(
+    attribution: Attribution, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any
+) -> Any:
+    """Run ``attribute`` so that Captum leaves nothing behind and nothing half-differentiable.
+
+    Captum turns on ``requires_grad`` of the caller's tensors with a warning, forgets to turn it
+    off when the model raises, and returns attributions of some methods with a graph whose gradient
+    is wrong. Here it works on tensors of its own, the result has no graph, and the buffers of a
+    model in training mode are as before.
+
+    Methods of this library do not check their inputs here (:func:`checks.checked`).
+    """
+    innermost = _innermost(attribution)
+    gradient_method = isinstance(innermost, GradientAttribution)
+    is_tuple, tensors = format_inputs(inputs)
+    prepared = tuple(
+        x.detach().requires_grad_((gradient_method or x.requires_grad) and x.is_floating_point())
+        for x in tensors
+    )
+    quiet = _with_own_gradients(attribution)
+    if isinstance(innermost, (PerturbationAttribution, LayerGradCam)):
+        quiet = map_forward(quiet, unwrapped)
+    unchecked = getattr(quiet.attribute, "unchecked", None)
+    attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
+    with buffers_kept(innermost.forward_func):
+        return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
+
+
+def _with_own_gradients(attribution: Attribution) -> Attribution:
+    clone = copy.copy(use_gradients(attribution, compute_gradients))
+    for name, held in vars(clone).items():
+        if isinstance(held, Attribution):
+            setattr(clone, name, _with_own_gradients(held))
+    return clone
+
+
+def _innermost(attribution: Attribution) -> Attribution:
+    wrapped = getattr(attribution, "attribution_method", None)
+    return _innermost(wrapped) if isinstance(wrapped, Attribution) else attribution
+
+
+def _detach(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return result.detach()
+    return tuple(map(_detach, result)) if isinstance(result, tuple) else result

@@ -1,0 +1,107 @@
+"""The forward function of a user's model: its output, the value that is explained, its gradient."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_robust._utils.captum import run_forward
+from captum_robust._utils.types import Tensors
+
+
+def logits_of(output: Any) -> Tensor:
+    """Unwrap a model's output: a tensor, or an object that carries one as ``.logits``."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    raise TypeError(
+        f"forward_func returned {type(output).__name__}: expected a tensor or an object whose "
+        "attribute 'logits' is one. Wrap it in a function that returns the tensor to explain."
+    )
+
+
+def check_rows(output: Tensor, n_rows: int) -> None:
+    """Raise ValueError unless a model's output has a row for each of its ``n_rows`` inputs."""
+    if output.dim() == 0 or len(output) != n_rows:
+        raise ValueError(
+            f"forward_func must return a row per example, {n_rows} of them, got shape "
+            f"{tuple(output.shape)}."
+        )
+
+
+def compute_gradients(
+    forward_fn: Callable[..., Any],
+    inputs: Tensors,
+    target_ind: Any = None,
+    additional_forward_args: Any = None,
+    *,
+    create_graph: bool = False,
+) -> Tensors:
+    """Gradient of the explained output, with the signature of Captum's ``gradient_func``.
+
+    It differs from Captum's in two ways: with ``create_graph`` the result can itself be
+    differentiated, and a model may return an object with ``.logits``. Where the gradient does not
+    depend on the inputs (a linear model), a graph of zeros is still attached.
+    """
+    with torch.enable_grad():
+        output = explained_output(forward_fn, inputs, target_ind, additional_forward_args)
+        gradients = torch.autograd.grad(output.sum(), inputs, create_graph=create_graph)
+        if create_graph:
+            return tuple(map(attach_graph, gradients, inputs))
+        return gradients
+
+
+def explained_output(
+    forward_fn: Callable[..., Any],
+    inputs: Tensors,
+    target: Any = None,
+    additional_forward_args: Any = None,
+) -> Tensor:
+    """The number that is explained, one per example: (N,) or (N, 1, ...)."""
+    output = run_forward(unwrapped(forward_fn), inputs, target, additional_forward_args)
+    # No check of the rows here: DeepLift runs inputs and baselines as one batch of twice the size.
+    if output[0].numel() != 1:
+        raise ValueError(
+            f"target: the model gives {output[0].numel()} values per example and one must be "
+            "chosen. Pass target= the class to explain."
+        )
+    return output
+
+
+def unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:
+    """``forward_fn`` that returns the tensor where the model returns an object with ``.logits``."""
+
+    def forward(*args: Any) -> Tensor:
+        return logits_of(forward_fn(*args))
+
+    forward.__signature__ = signature_of(forward_fn)  # type: ignore[attr-defined]
+    return forward
+
+
+def signature_of(forward: Callable[..., Any]) -> inspect.Signature:
+    """The signature to give a stand-in: Captum asks how many arguments a forward function takes."""
+    try:
+        return inspect.signature(forward)
+    except ValueError:  # torch.relu and its like have none
+        return inspect.signature(lambda *args, **kwargs: None)
+
+
+def attach_graph(gradient: Tensor, of: Tensor) -> Tensor:
+    """``gradient`` with a graph that holds ``of``, of zeros where it had none."""
+    # Of a linear model the gradient is a weight: it may have a graph that does not hold ``of``.
+    never = torch.zeros((), dtype=torch.bool, device=of.device)
+    return torch.where(never, of, gradient)
+
+
+def is_forward_of(forward_func: Callable[..., Any], model: nn.Module) -> bool:
+    """Whether calling ``forward_func`` is calling ``model``."""
+    return forward_func is model or (
+        getattr(forward_func, "__self__", None) is model
+        and getattr(forward_func, "__name__", "") in ("forward", "__call__", "_wrapped_call_impl")
+    )

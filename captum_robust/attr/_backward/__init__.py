@@ -1,0 +1,1 @@
+"""Explanations that walk a network backwards by rules of their own."""
