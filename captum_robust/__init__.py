@@ -1,6 +1,6 @@
 """Explain robustly, attack explanations, and measure both, beside Captum and TorchAttacks.
 
-The rooms mirror the libraries that they stand beside: :mod:`captum_robust.attr` is used like
+The packages mirror the libraries that they stand beside: :mod:`captum_robust.attr` is used like
 :mod:`captum.attr`, :mod:`captum_robust.attacks` like :mod:`torchattacks`, and
 :mod:`captum_robust.metrics` like :mod:`captum.metrics`. Each is imported on first use.
 """
@@ -12,13 +12,22 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("attacks", "attr", "metrics", "perturbations", "training", "visualization", "zoo")
+_PACKAGES = (
+    "attacks",
+    "attr",
+    "metrics",
+    "outputs",
+    "perturbations",
+    "training",
+    "visualization",
+    "zoo",
+)
 
-__all__ = ["__version__", *_ROOMS]
+__all__ = ["__version__", *_PACKAGES]
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -23,6 +23,15 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"{name} must be positive and finite, got {value}.")
 
 
+def check_finite(**values: float) -> None:
+    """Raise unless every value is a finite number."""
+    for name, value in values.items():
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}.")
+
+
 def check_count(**values: int) -> None:
     """Raise unless every value is a whole number from 1 on."""
     for name, value in values.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +14,20 @@ from captum_robust._utils.types import Tensors
 
 
 def logits_of(output: Any) -> Tensor:
-    """Unwrap a model's output: a tensor, or an object that carries one as ``.logits``."""
+    """Unwrap a model's output: a tensor, or what carries one as ``logits`` or ``out``.
+
+    Covers the dataclasses of Hugging Face and the dictionaries of torchvision's segmentation.
+    """
     if isinstance(output, Tensor):
         return output
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
+    for name in ("logits", "out"):
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
     raise TypeError(
-        f"forward_func returned {type(output).__name__}: expected a tensor or an object whose "
-        "attribute 'logits' is one. Wrap it in a function that returns the tensor to explain."
+        f"forward_func returned {type(output).__name__}: expected a tensor, or an object with a "
+        "tensor 'logits'. Wrap the model in a torch.nn.Module whose forward returns the tensor to "
+        "explain."
     )
 
 
