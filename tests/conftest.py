@@ -1,11 +1,36 @@
-"""What all tests share."""
+"""What all tests share: one thread, repeatable draws, and the flag for slow tests."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# The tensors of the tests are tiny: a second thread costs more than it gives. Set before torch is
+# imported, so that the workers of pytest-xdist and other processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--run-slow", action="store_true", help="also run the tests that are marked slow"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: add --run-slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,16 @@ import pytest
 import captum_robust
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("attacks", "attr", "metrics", "perturbations", "training", "visualization", "zoo")
+PACKAGES = (
+    "attacks",
+    "attr",
+    "metrics",
+    "outputs",
+    "perturbations",
+    "training",
+    "visualization",
+    "zoo",
+)
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree"
@@ -34,52 +43,52 @@ def python(code: str) -> str:
 # --- imports
 
 
-def test_importing_the_package_loads_no_room_and_nothing_heavy():
+def test_importing_the_package_loads_no_part_and_nothing_heavy():
     loaded = python("import sys, captum_robust; print(*sys.modules)").split()
     heavy = {"accelerate", "captum", "matplotlib", "numpy", "torch", "torchattacks", "zennit"}
     assert not heavy & set(loaded)
     assert not [name for name in loaded if name.startswith("captum_robust.")]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_is_imported_on_first_use_and_loads_no_optional_package(room):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_is_imported_on_first_use_and_loads_no_optional_package(package):
     code = (
         "import sys, captum_robust\n"
-        f"assert captum_robust.{room}.__name__ == 'captum_robust.{room}'\n"
+        f"assert captum_robust.{package}.__name__ == 'captum_robust.{package}'\n"
         "print(*sys.modules)"
     )
     loaded = python(code).split()
-    assert f"captum_robust.{room}" in loaded
+    assert f"captum_robust.{package}" in loaded
     assert not {"accelerate", "zennit"} & set(loaded)
 
 
-@pytest.mark.parametrize("room", ["metrics", "visualization", "zoo"])
-def test_only_attacks_loads_torchattacks(room):
-    loaded = python(f"import sys, captum_robust.{room}; print(*sys.modules)").split()
+@pytest.mark.parametrize("package", ["metrics", "visualization", "zoo"])
+def test_only_attacks_loads_torchattacks(package):
+    loaded = python(f"import sys, captum_robust.{package}; print(*sys.modules)").split()
     assert "torchattacks" not in loaded
 
 
-def test_dir_lists_the_rooms_and_all_names_exist():
-    assert set(ROOMS) <= set(dir(captum_robust))
+def test_dir_lists_the_packages_and_all_names_exist():
+    assert set(PACKAGES) <= set(dir(captum_robust))
     for name in captum_robust.__all__:
         assert getattr(captum_robust, name) is not None
-    for room in ROOMS:
-        module = getattr(captum_robust, room)
-        assert module.__all__, room
+    for package in PACKAGES:
+        module = getattr(captum_robust, package)
+        assert module.__all__, package
         for name in module.__all__:
-            assert getattr(module, name).__doc__, f"{room}.{name}"
+            assert getattr(module, name).__doc__, f"{package}.{name}"
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no_such_room"):
-        captum_robust.no_such_room  # noqa: B018
+    with pytest.raises(AttributeError, match="no_such_package"):
+        captum_robust.no_such_package  # noqa: B018
 
 
-def test_every_folder_of_the_package_is_a_room_or_private():
+def test_every_folder_of_the_package_is_public_or_private():
     package = ROOT / "captum_robust"
     folders = {init.parent.name for init in package.glob("*/__init__.py")}
     files = {file.stem for file in package.glob("*.py")} - {"__init__"}
-    assert {name for name in folders | files if not name.startswith("_")} == set(ROOMS)
+    assert {name for name in folders | files if not name.startswith("_")} == set(PACKAGES)
 
 
 def imports_of(file: Path) -> set[str]:
@@ -129,6 +138,75 @@ def test_every_package_that_is_imported_is_declared():
     assert used <= declared | {"accelerate"}  # of the extra `training`, imported on first use
     # TorchAttacks imports torchvision; the examples take networks and photographs from these two.
     assert declared - used <= {"skimage", "torchvision"}
+
+
+def package_imports() -> dict[str, set[str]]:
+    """Which modules of the package each one imports, wherever in its file."""
+    package = ROOT / "captum_robust"
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in package.rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    for module, file in files.items():
+        names = imports_of(file)
+        # `from package import name` imports the module `package.name` or the package itself.
+        found[module] = {
+            name if name in files else name.rpartition(".")[0]
+            for name in names
+            if name in files or name.rpartition(".")[0] in files
+        } - {module}
+    return found
+
+
+def test_no_module_imports_itself_by_a_detour_not_even_for_type_checking():
+    imports = package_imports()
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in finished:
+            for name in imports[module]:
+                visit(name, (*path, module))
+            finished.add(module)
+
+    for module in imports:
+        visit(module, ())
+
+
+def test_an_underscore_keeps_a_module_to_its_package():
+    for module, names in package_imports().items():
+        for name in names:
+            owner = name.partition("._")[0]
+            is_ground = name.startswith("captum_robust._utils")
+            assert is_ground or "._" not in name or module.startswith(owner), (module, name)
+
+
+# What has no test file of its own name, and where it is tested.
+TESTED_ELSEWHERE: dict[str, str] = {}
+
+
+def test_each_module_has_a_test_file_of_its_name():
+    package = ROOT / "captum_robust"
+    for file in package.rglob("*.py"):
+        path = file.relative_to(package)
+        if path.name == "__init__.py":
+            continue
+        stem = path.stem.removeprefix("_")
+        own = ROOT / "tests" / path.with_name(f"test_{stem}.py")
+        parts = list(own.parent.glob(f"test_{stem}_*.py"))
+        other = TESTED_ELSEWHERE.get(path.as_posix())
+        if other is None:
+            assert own.is_file() or parts, path
+        else:
+            assert not own.is_file(), path
+            assert (ROOT / "tests" / other).is_file(), other
+
+
+def test_no_test_file_is_long():
+    for file in (ROOT / "tests").rglob("*.py"):
+        lines = file.read_text(encoding="utf-8").count("\n")
+        assert lines <= 450, f"{file.relative_to(ROOT)}: {lines}"
 
 
 # --- metadata
@@ -181,7 +259,7 @@ def test_the_readme_has_two_set_up_commands_of_one_line():
     assert [block.count("\n") for block in blocks] == [1, 1]
     quickstart, tests = blocks
     assert quickstart.rstrip().endswith("examples/quickstart.py")
-    assert tests.rstrip().endswith("pytest")
+    assert tests.rstrip().endswith("pytest -n auto")
     assert text.count("-m venv") == 2
 
 
@@ -200,7 +278,7 @@ def test_what_the_readme_links_to_exists():
 
 def test_the_readme_names_what_exists():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for room in ROOMS:
-        (row,) = re.findall(rf"^\| `captum_robust\.{room}` \|(.*)$", text, re.MULTILINE)
+    for package in PACKAGES:
+        (row,) = re.findall(rf"^\| `captum_robust\.{package}` \|(.*)$", text, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", row.rsplit(" | ", 1)[1]):
-            assert hasattr(getattr(captum_robust, room), name), f"{room}.{name}"
+            assert hasattr(getattr(captum_robust, package), name), f"{package}.{name}"

@@ -248,7 +248,9 @@ def test_in_place_on_views(of, in_place, call):
     assert_smooth(of, activate)
 
 
-@pytest.mark.parametrize("of", [r for r in RECTIFIERS if r.id.startswith("prelu")], ids=str)
+@pytest.mark.parametrize(
+    "of", [r for r in RECTIFIERS if r.id.startswith("prelu")], ids=lambda of: of.id
+)
 @pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 1, 1)])
 def test_prelu_knows_its_channels_in_every_dimension(of, shape):
     assert_smooth(of, of.module(), shape=shape)

@@ -107,7 +107,7 @@ def test_the_global_random_state_is_left_alone():
         ({"max_examples_per_batch": 0}, "max_examples_per_batch must be at least 1"),
         ({"forward_func": lambda x: model(x) * torch.nan}, "NaN or Inf"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
 def test_bad_input(change, message):
     arguments = {
