@@ -17,7 +17,7 @@ from torch import Tensor
 
 from captum_robust._utils.captum import captum_compute_gradients, format_inputs, format_output
 from captum_robust._utils.forward import compute_gradients, unwrapped
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 
 
 def map_forward(
@@ -73,7 +73,7 @@ def attribute_detached(
         quiet = map_forward(quiet, unwrapped)
     unchecked = getattr(quiet.attribute, "unchecked", None)
     attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
-    with buffers_kept(innermost.forward_func):
+    with preserve_buffers(innermost.forward_func):
         return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
 
 

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.batching import expand_per_example_arguments, widest
 from captum_robust._utils.forward import check_rows, explained_output, logits_of, signature_of
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.types import Tensors
 
 
@@ -43,7 +43,7 @@ class ExplainedOutput:
     def at_inputs(self) -> Tensor:
         """f(x), (N,), in the widest dtype of the device; the model is run once for it."""
         if self._at_inputs is None:
-            with torch.no_grad(), buffers_kept(self.forward_func):
+            with torch.no_grad(), preserve_buffers(self.forward_func):
                 self._at_inputs = self.at(tuple(x.unsqueeze(1) for x in self.inputs)).squeeze(1)
         return self._at_inputs
 
@@ -60,7 +60,7 @@ class ExplainedOutput:
         Returns:
             (N, n_samples) in the widest dtype of the device.
         """
-        with torch.no_grad(), buffers_kept(self.forward_func):
+        with torch.no_grad(), preserve_buffers(self.forward_func):
             parts = []
             with tqdm(total=n_samples, disable=not show_progress, desc="perturbations") as bar:
                 for chunk in perturbed:

@@ -1,4 +1,4 @@
-"""Borrow a user's model and hand it back exactly as it was."""
+"""Preserve what a call may change in a user's model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def buffers_kept(forward: object) -> Iterator[None]:
+def preserve_buffers(forward: object) -> Iterator[None]:
     """Restore the buffers of a model in training mode, which BatchNorm updates in every pass."""
     if not isinstance(forward, nn.Module) or not any(m.training for m in forward.modules()):
         yield
@@ -25,7 +25,7 @@ def buffers_kept(forward: object) -> Iterator[None]:
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+def preserve_model(model: nn.Module) -> Iterator[nn.Module]:
     """Restore, also after an exception, all that a call may change in ``model``.
 
     Restored are the training flag of every module on its own (a frozen BatchNorm stays frozen,

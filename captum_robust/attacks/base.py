@@ -24,7 +24,7 @@ from captum_robust._utils.checks import (
 )
 from captum_robust._utils.eager import refuse_unseen
 from captum_robust._utils.forward import logits_of
-from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.model_state import preserve_model
 from captum_robust._utils.randomness import fresh_generator
 from captum_robust.attacks._best import Best
 from captum_robust.attacks._explained import Explained, ModelView, check_relevance
@@ -130,7 +130,7 @@ class ExplanationAttack(Attack, ABC):
         """What to minimise, one value per example, given the explained clean images."""
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The attack itself, on images in [0, 1] and a model that is already borrowed."""
+        """The attack itself, on images in [0, 1] and a model whose state is preserved."""
         return self._search(images, labels, self.objective)
 
     def __call__(
@@ -159,7 +159,7 @@ class ExplanationAttack(Attack, ABC):
     def _run(self, images: Tensor, labels: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         check_floating(images)
         images = images.to(next((p.device for p in self.model.parameters()), images.device))
-        with torch.inference_mode(False), torch.enable_grad(), borrowed(self.model):
+        with torch.inference_mode(False), torch.enable_grad(), preserve_model(self.model):
             self._change_model_mode(self.model.training)
             with self._unnormalised(images) as pixels:
                 check_images(pixels)
@@ -270,7 +270,7 @@ class ExplanationAttack(Attack, ABC):
         """Attack all images of a loader and save them, as TorchAttacks does; see its manual."""
         # The predictions are computed for the statistics only, so these are always asked for.
         wanted = return_verbose or save_predictions
-        with borrowed(self.model):
+        with preserve_model(self.model):
             statistics = super().save(
                 data_loader, save_path, verbose, wanted, save_predictions, *args, **kwargs
             )
@@ -286,7 +286,7 @@ class ExplanationAttack(Attack, ABC):
 
     def get_output_with_eval_nograd(self, inputs: Tensor) -> Tensor:
         """The logits of the model in evaluation mode."""
-        with borrowed(self.model):
+        with preserve_model(self.model):
             return super().get_output_with_eval_nograd(inputs)
 
     def _with_eps(self, eps: float) -> ExplanationAttack:

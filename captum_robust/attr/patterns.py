@@ -17,7 +17,7 @@ from captum_robust._utils.batching import widest
 from captum_robust._utils.checks import check_inputs
 from captum_robust._utils.eager import refuse_unseen
 from captum_robust._utils.forward import logits_of
-from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.model_state import preserve_model
 from captum_robust.attr._backward.operations import (
     PRODUCTS,
     RESHAPES,
@@ -135,7 +135,7 @@ def learn_patterns(
     names = {id(p): name for name, p in model.named_parameters()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     statistics: dict[str, _Statistics] = {}
-    with borrowed(model), torch.inference_mode(False), torch.enable_grad():
+    with preserve_model(model), torch.inference_mode(False), torch.enable_grad():
         model.eval()
         for batch in tqdm(loader, desc="learn_patterns", disable=not show_progress):
             images = batch[0] if isinstance(batch, (tuple, list)) else batch

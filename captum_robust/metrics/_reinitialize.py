@@ -1,4 +1,4 @@
-"""Give the layers of a borrowed model new random parameters, and the old ones back."""
+"""Give the layers of a model new random parameters, and the old ones back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.model_state import preserve_model
 
 
 def has_parameters(module: nn.Module) -> bool:
@@ -18,7 +18,7 @@ def has_parameters(module: nn.Module) -> bool:
 
 @contextmanager
 def parameters_kept(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Restore every parameter, and all that ``borrowed`` does, also after an exception.
+    """Restore every parameter, and all that ``preserve_model`` does, also after an exception.
 
     Yields a function that restores parameters and buffers in between. Gradients are not touched.
     """
@@ -34,7 +34,7 @@ def parameters_kept(model: nn.Module) -> Iterator[Callable[[], None]]:
             for tensor, value in values:
                 tensor.copy_(value)
 
-    with borrowed(model):
+    with preserve_model(model):
         try:
             yield restore
         finally:

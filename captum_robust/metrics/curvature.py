@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs
 from captum_robust._utils.checks import check_count, check_inputs, check_positive
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_normal
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
@@ -70,7 +70,7 @@ def principal_curvature(
     """
     x = _checked(inputs, beta, n_iterations, tolerance, generator)
     surface = LevelSet(forward_func, x, target, additional_forward_args, beta)
-    with buffers_kept(forward_func):
+    with preserve_buffers(forward_func):
         values, done = _curvatures(
             surface,
             surface.rows(x),
@@ -162,7 +162,7 @@ def curvature_bound(
     generator = fresh_generator(generator, x[0].device)
     surface = LevelSet(forward_func, x, target, additional_forward_args, beta)
     start, end = surface.rows(x), surface.rows(other)
-    with buffers_kept(forward_func):
+    with preserve_buffers(forward_func):
         level, _ = surface.value_and_gradient(start)
         points, curvatures, converged = [start], [], []
         for i in range(n_points):

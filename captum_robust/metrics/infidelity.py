@@ -12,7 +12,7 @@ from torch import Tensor
 from captum_robust._utils.batching import copies_at_once
 from captum_robust._utils.checks import check_count
 from captum_robust._utils.forward import check_rows, explained_output, logits_of, signature_of
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust.perturbations import Perturbation, Points
 
 
@@ -94,7 +94,7 @@ def infidelity(
         multiply_by_inputs=multiply_by_inputs,
     )
     forward = _once_at(points.inputs, forward_func)
-    with buffers_kept(forward_func):
+    with preserve_buffers(forward_func):
         with torch.no_grad():  # Captum does not ask whether one number per example is explained.
             explained_output(forward, points.inputs, target, additional_forward_args)
         values = captum_infidelity(

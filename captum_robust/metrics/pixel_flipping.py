@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from captum_robust._utils.batching import copies_at_once
 from captum_robust._utils.checks import check_count, check_inputs
 from captum_robust._utils.forward import check_rows, logits_of
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_uniform
 from captum_robust._utils.relevance import relevance_map
 
@@ -112,7 +112,7 @@ def pixel_flipping(
         1, order, torch.arange(n_features, device=order.device).expand_as(order)
     )
     ranks = ranks.view(len(inputs), *_feature_shape(inputs))
-    with torch.no_grad(), buffers_kept(forward_func):
+    with torch.no_grad(), preserve_buffers(forward_func):
         classes = _targets(forward_func, inputs, target, batch)
         pairs = [(i, int(c)) for i in range(len(inputs)) for c in counts]
         seen = []

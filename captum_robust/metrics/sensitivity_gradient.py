@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_count, check_inputs, check_positive
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_normal
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
@@ -98,7 +98,7 @@ def sensitivity_gradient(
     total = 1 + (n_perturb_samples if perturb_radius > 0 else 0)
     with (
         progress(total, show_progress, "sensitivity_gradient") as bar,
-        buffers_kept(forward_func),
+        preserve_buffers(forward_func),
     ):
         for points, starts, copies in _points(x, perturb_radius, total - 1, chunk, generator):
             extra = arguments.expanded(x, copies)

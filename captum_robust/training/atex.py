@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_count, check_positive
 from captum_robust._utils.forward import logits_of
-from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.model_state import preserve_model
 from captum_robust.training.batch import Batch
 from captum_robust.training.directions import SmoothGradDirections
 from captum_robust.training.objectives import Parts, distillation_loss, unwrapped
@@ -167,7 +167,7 @@ class ATEX:
     def _direction(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
         if not self.follow_student:
             return self._checked(self.directions(teacher, batch), batch)
-        with borrowed(unwrapped(student)) as model:
+        with preserve_model(unwrapped(student)) as model:
             model.eval()
             return self._checked(self.directions(model, batch), batch)
 
@@ -186,7 +186,7 @@ class ATEX:
         """From the drawn points, climb the loss: at distance delta2, still at a right angle."""
         line = along.unsqueeze(2)
         moves = 0.5 * self.delta2 * self._unit_across(across - line, phi)
-        with borrowed(unwrapped(student)) as model:
+        with preserve_model(unwrapped(student)) as model:
             model.eval()
             for _ in range(self.search):
                 points = (line + moves).flatten(0, 2).detach().requires_grad_()

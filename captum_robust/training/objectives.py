@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from captum_robust._utils.checks import check_count, check_positive
 from captum_robust._utils.forward import logits_of
-from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.model_state import preserve_model
 from captum_robust.training.batch import Batch
 
 Parts = dict[str, Tensor]
@@ -168,7 +168,7 @@ class AdversarialExamples:
 
     def _attacked(self, student: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         # The attack sees the model itself: a distributed wrapper must run forward once a step.
-        with borrowed(unwrapped(student)) as model:
+        with preserve_model(unwrapped(student)) as model:
             return self.attack(model.eval())(inputs, labels).detach()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_count
 from captum_robust._utils.forward import logits_of
-from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.model_state import preserve_model
 from captum_robust.training.batch import unpack
 from captum_robust.training.callbacks import Callback, Row
 from captum_robust.training.checkpoints import Checkpoints
@@ -195,7 +195,7 @@ class Trainer:
     ) -> dict[str, float]:
         sums: dict[str, list[float]] = {}
         turns = itertools.cycle(range(engine.n_processes))
-        with randomness_kept(engine.device, loader), borrowed(self.model) as model:
+        with randomness_kept(engine.device, loader), preserve_model(self.model) as model:
             model.eval()
             with closing(engine.batches(loader, 0)) as batches:
                 for (loaded, _), turn in zip(batches, turns, strict=False):

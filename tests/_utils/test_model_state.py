@@ -1,4 +1,4 @@
-"""A borrowed model comes back as it was, whatever happened to it."""
+"""A preserved model comes back as it was, whatever happened to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from captum.attr import Saliency
 from torch import nn
 
-from captum_robust._utils.model_state import borrowed
+from captum_robust._utils.model_state import preserve_model
 from captum_robust.attr import BetaSmoothing, KernelSmoothing
 
 
@@ -95,7 +95,7 @@ def test_everything_is_restored(raises):
     model = restless()
     before = everything(model)
     try:
-        with borrowed(model) as same:
+        with preserve_model(model) as same:
             assert same is model
             assert not any(p.requires_grad for p in model.parameters())
             assert everything(model)["flags"] == before["flags"]
@@ -110,7 +110,7 @@ def test_everything_is_restored(raises):
 
 def test_an_unset_buffer_is_unset_again():
     model = restless()
-    with borrowed(model):
+    with preserve_model(model):
         model(torch.randn(4, 2))
     assert model.unset is None
     assert "unset" in model._buffers
@@ -120,9 +120,9 @@ def test_it_can_be_nested_and_repeated():
     model = restless()
     before = everything(model)
     for _ in range(2):
-        with borrowed(model):
+        with preserve_model(model):
             inside = everything(model)
-            with borrowed(model):
+            with preserve_model(model):
                 disturb(model)
             assert [p.requires_grad for p in model.parameters()] == [False] * 4
             assert inside["flags"] == everything(model)["flags"]
@@ -139,7 +139,7 @@ def test_the_models_own_train_method_is_not_called():
     model = Frozen(nn.Dropout(), nn.BatchNorm1d(2))
     model[1].training = False
     before = everything(model)
-    with borrowed(model):
+    with preserve_model(model):
         model.training, model[0].training, model[1].training = False, False, True
     assert_same(before, everything(model))
 
@@ -152,7 +152,7 @@ def test_shared_modules_and_parameters():
     layer.train()
     tied.eval()
     before = everything(model)
-    with borrowed(model):
+    with preserve_model(model):
         model.eval()
         assert not model[1].weight.requires_grad
     assert_same(before, everything(model))
@@ -160,7 +160,7 @@ def test_shared_modules_and_parameters():
 
 def test_a_gradient_of_the_inputs_still_flows_and_none_reaches_the_weights():
     model, x = restless(), torch.randn(4, 2, requires_grad=True)
-    with borrowed(model):
+    with preserve_model(model):
         (model(x) ** 2).sum().backward()
     assert x.grad is not None
     assert torch.equal(model.layer.weight.grad, torch.ones(2, 2))
@@ -170,7 +170,7 @@ def test_a_gradient_of_the_inputs_still_flows_and_none_reaches_the_weights():
 def test_a_broadcast_buffer_that_nobody_writes():
     model = nn.Module()
     model.register_buffer("wide", torch.ones(1).expand(5))
-    with borrowed(model):
+    with preserve_model(model):
         pass
     assert torch.equal(model.wide, torch.ones(5))
 
@@ -179,16 +179,16 @@ def test_a_model_made_under_inference_mode_and_one_without_parameters():
     with torch.inference_mode():
         model = nn.BatchNorm1d(2)
     flags = [p.requires_grad for p in model.parameters()]
-    with borrowed(model):
+    with preserve_model(model):
         pass
     assert [p.requires_grad for p in model.parameters()] == flags
-    with borrowed(nn.ReLU()):
+    with preserve_model(nn.ReLU()):
         pass
 
 
 def test_a_deep_copy_made_inside_is_independent():
     model = restless()
-    with borrowed(model):
+    with preserve_model(model):
         other = copy.deepcopy(model)
         disturb(other)
     assert model.written.sum() == 0

@@ -331,7 +331,7 @@ def test_the_model_is_as_before(cumulative, fails):
             raise RuntimeError("from the model")
         return Saliency(network).attribute(x.detach().requires_grad_(), target=target)
 
-    if fails == 1:  # nothing was borrowed yet: what the function did itself is its own
+    if fails == 1:  # nothing was preserved yet: what the function did itself is its own
         network.norm.register_forward_pre_hook(lambda m, a: (_ for _ in ()).throw(RuntimeError()))
         with pytest.raises(RuntimeError):
             parameter_randomization(Saliency(network), x, target=target, cumulative=cumulative)

@@ -15,7 +15,7 @@ from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import checked
 from captum_robust._utils.eager import refuse_unseen
 from captum_robust._utils.forward import explained_output
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust.attr._backward.tape import Bounds, Rule, Step, Tape
 from captum_robust.attr._backward.unsupported import Refusal
 
@@ -74,7 +74,7 @@ class BackwardRules:
     ) -> Any:
         """The explanation alone, that leaves nothing behind."""
         is_tuple, tensors = format_inputs(inputs)
-        with torch.inference_mode(False), buffers_kept(forward_func):
+        with torch.inference_mode(False), preserve_buffers(forward_func):
             # Copies, since tensors made in inference mode would never have a graph.
             own = tuple(x.detach().clone() if x.is_inference() else x.detach() for x in tensors)
             ready = format_output(

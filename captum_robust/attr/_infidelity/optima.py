@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.batching import widest
 from captum_robust._utils.explained_output import ExplainedOutput
-from captum_robust._utils.model_state import buffers_kept
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._infidelity.least_squares import DenseDesign, Design, SquaresDesign, solve
@@ -276,7 +276,7 @@ def _means_at_noisy_baselines(perturbation: GaussianBaseline, problem: Problem) 
     output = gradients[0].new_zeros(len(points))
     with (
         torch.enable_grad(),
-        buffers_kept(problem.output.forward_func),
+        preserve_buffers(problem.output.forward_func),
         tqdm(total=n_samples, disable=not problem.show_progress, desc="gradients") as bar,
     ):
         for start, end in problem.chunks(n_samples):
