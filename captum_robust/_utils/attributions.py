@@ -1,23 +1,31 @@
-"""Captum's ``Attribution`` objects: copies with other parts, and runs without side effects."""
+"""Captum's ``Attribution`` objects: copies with other parts, runs without side effects, draws."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from inspect import signature
+from typing import Any, NamedTuple
 
+import torch
 from captum.attr import (
     Attribution,
     GradientAttribution,
+    GradientShap,
     LayerGradCam,
+    LimeBase,
+    NoiseTunnel,
     PerturbationAttribution,
+    ShapleyValueSampling,
 )
 from torch import Tensor
 
 from captum_robust._utils.captum import captum_compute_gradients, format_inputs, format_output
 from captum_robust._utils.forward import compute_gradients, unwrapped
 from captum_robust._utils.model_state import preserve_buffers
+from captum_robust._utils.randomness import seeded_global_state
 
 
 def map_forward(
@@ -75,6 +83,64 @@ def attribute_detached(
     attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
     with preserve_buffers(innermost.forward_func):
         return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
+
+
+class Draws(NamedTuple):
+    """Where an explanation draws random numbers from; both are False where it draws none."""
+
+    from_generator: bool
+    """It, or what it wraps, takes an argument ``generator`` (this library's)."""
+    from_global_state: bool
+    """It, or what it wraps, draws from torch's global random state (Captum's)."""
+
+
+def draws_of(attribution: Any) -> Draws:
+    """How ``attribution``, an ``Attribution`` or None, draws random numbers.
+
+    Example:
+        >>> import torch
+        >>> from captum.attr import NoiseTunnel, Saliency
+        >>> from captum_robust._utils.attributions import draws_of
+        >>> draws_of(NoiseTunnel(Saliency(torch.relu)))
+        Draws(from_generator=False, from_global_state=True)
+    """
+    if not isinstance(attribution, Attribution):
+        return Draws(False, False)
+    held = [draws_of(value) for value in vars(attribution).values()]
+    return Draws(
+        "generator" in signature(attribution.attribute).parameters
+        or any(draws.from_generator for draws in held),
+        isinstance(attribution, _DRAWING) or any(draws.from_global_state for draws in held),
+    )
+
+
+# KernelShap and Lime are LimeBase, GradientShap's relatives and ShapleyValues subclasses of these.
+_DRAWING = (NoiseTunnel, GradientShap, LimeBase, ShapleyValueSampling)
+
+
+@contextmanager
+def same_draws(
+    attribution: Any, seed: int, device: torch.device | str, kwargs: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """A block in which ``attribution`` draws what it draws in any block of the same seed.
+
+    Args:
+        attribution: An ``Attribution`` or None.
+        seed: From :func:`randomness.seed_from`, say.
+        device: Of the inputs.
+        kwargs: The arguments of ``attribution.attribute``; a ``generator`` in them is kept.
+
+    Yields:
+        The arguments to call it with. The global random state is put back after the block.
+    """
+    draws = draws_of(attribution)
+    if draws.from_generator and kwargs.get("generator") is None:
+        kwargs = {**kwargs, "generator": torch.Generator(device).manual_seed(seed)}
+    if not draws.from_global_state:
+        yield kwargs
+        return
+    with seeded_global_state(seed, [device]):
+        yield kwargs
 
 
 def _with_own_gradients(attribution: Attribution) -> Attribution:

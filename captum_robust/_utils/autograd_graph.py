@@ -23,7 +23,7 @@ _LEFT_OVER = (
 )
 
 
-def rectifiers_left(output: Tensor, inputs: Iterable[Any], with_functions: bool) -> list[str]:
+def missed_rectifiers(output: Tensor, inputs: Iterable[Any], with_functions: bool) -> list[str]:
     """Names of the nodes in the graph from ``inputs`` to ``output`` that should not be there.
 
     These are rectifiers, blocks of scripted code, and, ``with_functions``, custom

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
+from captum.attr import Attribution
 from torch import Tensor
 
 _CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -70,6 +71,33 @@ def check_inputs(inputs: Any) -> None:
     for x in inputs if isinstance(inputs, tuple) else (inputs,):
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise ValueError("inputs has NaN or Inf. Find it with torch.isfinite(inputs).")
+
+
+def check_floating_inputs(inputs: Any, why: str = "to be explained") -> None:
+    """Raise ValueError if an input is of integers, which neither move nor have a gradient.
+
+    Args:
+        inputs: A tensor or a tuple of tensors.
+        why: What the numbers are needed for: "to take noise".
+    """
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    for i, x in enumerate(tensors):
+        if x.is_floating_point():
+            continue
+        place = f" (input {i} of {len(tensors)})" if len(tensors) > 1 else ""
+        raise ValueError(
+            f"inputs must be floating-point {why}, got {x.dtype}{place}. Hand categories over as "
+            "additional_forward_args, or give their embedding; convert numbers with .float()."
+        )
+
+
+def check_attribution(value: Any, name: str = "attribution_method") -> None:
+    """Raise TypeError unless ``value`` is a Captum ``Attribution``."""
+    if not isinstance(value, Attribution):
+        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(
+            f"{name} must be a captum Attribution, got {given}. Wrap the model: Saliency(model)."
+        )
 
 
 def checked(attribute: Callable[..., Any]) -> Callable[..., Any]:

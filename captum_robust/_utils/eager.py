@@ -11,7 +11,7 @@ from torch import nn
 _SCRIPTED = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch.ScriptMethod)
 
 
-def refuse_unseen(
+def require_eager(
     forward: Callable[..., Any],
     argument: str = "forward_func",
     why: str = "its rectifiers cannot be smoothed from outside",
@@ -20,7 +20,7 @@ def refuse_unseen(
     owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", forward)
     modules = owner.named_modules() if isinstance(owner, nn.Module) else [("", owner)]
     for path, module in modules:
-        reason = _unseen(module)
+        reason = _why_not_eager(module)
         if reason:
             raise TypeError(
                 f"{argument}: {path or type(module).__name__!r} is {reason}, so {why}. Pass the "
@@ -28,7 +28,7 @@ def refuse_unseen(
             )
 
 
-def _unseen(module: Any) -> str | None:
+def _why_not_eager(module: Any) -> str | None:
     if isinstance(module, _SCRIPTED):
         return "scripted"
     compiled_in_place = getattr(module, "_compiled_call_impl", None) is not None

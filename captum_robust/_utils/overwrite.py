@@ -39,10 +39,10 @@ def overwrite(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """
     if has_torch_function_unary(z):
         return handle_torch_function(overwrite, (z,), z, activation)
-    return overwrite_unseen(z, activation)
+    return overwrite_directly(z, activation)
 
 
-def overwrite_unseen(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+def overwrite_directly(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """:func:`overwrite` behind the back of function modes: ``activation`` is still seen by them."""
     if not _is_sole_user(z):
         return z.copy_(activation(z.clone()))

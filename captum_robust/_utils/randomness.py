@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +61,60 @@ def random_sign(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw -1 or +1 with equal probability, never 0, in the shape of ``like``."""
     bits = torch.randint(0, 2, like.shape, device=generator.device, generator=generator)
     return (2 * bits - 1).to(like)
+
+
+def seed_from(generator: torch.Generator) -> int:
+    """A seed for another generator, drawn from ``generator``."""
+    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+
+@contextmanager
+def seeded_global_state(seed: int, devices: Iterable[torch.device | str] = ()) -> Iterator[None]:
+    """Seed the global random state for the length of a block, and put it back afterwards.
+
+    For code of others that draws from it, such as Captum's NoiseTunnel: with the same seed it draws
+    the same. Covered are torch on the CPU and on ``devices``, numpy and the module ``random``.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust._utils.randomness import seeded_global_state
+        >>> with seeded_global_state(0):
+        ...     first = torch.rand(3)
+        >>> with seeded_global_state(0):
+        ...     bool((torch.rand(3) == first).all())
+        True
+    """
+    kinds = {torch.device(device).type for device in devices} - {"cpu"}
+    with _numpy_and_python_kept(), _torch_kept(kinds):
+        torch.random.default_generator.manual_seed(seed)
+        for kind in kinds:
+            getattr(torch, kind).manual_seed(seed)  # of the current device
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        yield
+
+
+@contextmanager
+def _numpy_and_python_kept() -> Iterator[None]:
+    ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(theirs)  # noqa: NPY002
+
+
+@contextmanager
+def _torch_kept(kinds: Iterable[str]) -> Iterator[None]:
+    modules = [getattr(torch, kind) for kind in kinds]
+    kept = [module.get_rng_state() for module in modules]
+    on_cpu = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(on_cpu)
+        for module, state in zip(modules, kept, strict=True):
+            module.set_rng_state(state)
 
 
 def _drawable(like: Tensor) -> torch.dtype:

@@ -12,7 +12,7 @@ import torch
 from captum.attr import Attribution, InputXGradient, Saliency
 from torch import Tensor, nn
 
-from captum_robust._utils.attributions import attribute_detached, map_forward
+from captum_robust._utils.attributions import attribute_detached, draws_of, map_forward
 from captum_robust._utils.checks import check_logits
 from captum_robust._utils.forward import is_forward_of
 from captum_robust._utils.relevance import normalized_relevance
@@ -25,7 +25,6 @@ from captum_robust.attr import (
     differentiable,
     softplus_activations,
 )
-from captum_robust.attr.kernel_smoothing import draws_noise
 
 _RUN_ONCE = (Saliency, InputXGradient, GuidedBackprop, RelevancePropagation, PatternAttribution)
 """Explanations that run the model once, on the very inputs."""
@@ -78,7 +77,7 @@ class ModelView:
             explanation = map_forward(explanation, lambda _: self._logits)
         self._explanation, self._with_graph = explanation, differentiable(explanation)
         self._generator = generator
-        self._draws = draws_noise(explanation) and "generator" not in explanation_kwargs
+        self._draws = draws_of(explanation).from_generator and "generator" not in explanation_kwargs
         # Drawn only where it is used: an attack's own draws do not depend on a seed nobody needs.
         self._seed = (
             int(torch.randint(2**62, (1,), generator=generator, device=generator.device))

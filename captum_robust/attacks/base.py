@@ -22,7 +22,7 @@ from captum_robust._utils.checks import (
     check_labels,
     check_positive,
 )
-from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import preserve_model
 from captum_robust._utils.randomness import fresh_generator
@@ -101,7 +101,7 @@ class ExplanationAttack(Attack, ABC):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-        refuse_unseen(model, "model")
+        require_eager(model, "model")
         check_positive(eps=eps)
         check_count(steps=steps, restarts=restarts)
         if eps_output is not None:

@@ -20,9 +20,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_robust._utils.attributions import attribute_detached, map_forward
-from captum_robust._utils.autograd_graph import rectifiers_left
-from captum_robust._utils.checks import check_positive, checked
-from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.autograd_graph import missed_rectifiers
+from captum_robust._utils.checks import check_attribution, check_positive, checked
+from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of, signature_of
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr.differentiable import differentiable
@@ -77,11 +77,7 @@ class BetaSmoothing(Attribution):
     """
 
     def __init__(self, attribution_method: Attribution, beta: float = 1.0) -> None:
-        if not isinstance(attribution_method, Attribution):
-            raise TypeError(
-                "attribution_method must be a captum Attribution, got "
-                f"{type(attribution_method).__name__}. Wrap the model: Saliency(model)."
-            )
+        check_attribution(attribution_method)
         _refuse_unsmoothable(attribution_method)
         check_positive(beta=beta)
         super().__init__(attribution_method.forward_func)
@@ -159,7 +155,7 @@ class BetaSmoothedGradient(GradientAttribution):
     """
 
     def __init__(self, forward_func: Callable[..., Any], beta: float = 1.0) -> None:
-        refuse_unseen(forward_func)
+        require_eager(forward_func)
         check_positive(beta=beta)
         super().__init__(forward_func)
         self.beta = beta
@@ -228,7 +224,7 @@ class SmoothForward(nn.Module):
             warn_user(_NOTHING)
             return output
         hidden = smoothing.replaced_without_grad > 0 and torch.is_grad_enabled()
-        left = rectifiers_left(output, args, with_functions=hidden)
+        left = missed_rectifiers(output, args, with_functions=hidden)
         if left:
             names = ", ".join(sorted(set(left)))
             warn_user(_IN_PART.format(names))
@@ -247,7 +243,7 @@ def _refuse_unsmoothable(attribution: Attribution) -> None:
             "own to weights or gradients. Use GuidedBackprop, RelevancePropagation or "
             "PatternAttribution of captum_robust.attr, or a gradient method."
         )
-    refuse_unseen(attribution.forward_func)
+    require_eager(attribution.forward_func)
     for held in vars(attribution).values():
         if isinstance(held, Attribution):
             _refuse_unsmoothable(held)

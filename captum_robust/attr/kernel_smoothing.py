@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import signature
 from typing import Any
 
 import torch
@@ -11,10 +10,16 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_robust._utils.attributions import attribute_detached
+from captum_robust._utils.attributions import attribute_detached, draws_of
 from captum_robust._utils.batching import expand_per_example_arguments
 from captum_robust._utils.captum import format_inputs, format_output
-from captum_robust._utils.checks import check_count, check_positive, checked
+from captum_robust._utils.checks import (
+    check_attribution,
+    check_count,
+    check_floating_inputs,
+    check_positive,
+    checked,
+)
 from captum_robust._utils.randomness import fresh_generator, standard_normal, standard_uniform
 from captum_robust.attr.differentiable import differentiable
 
@@ -75,11 +80,7 @@ class KernelSmoothing(Attribution):
     """
 
     def __init__(self, attribution_method: Attribution) -> None:
-        if not isinstance(attribution_method, Attribution):
-            raise TypeError(
-                "attribution_method must be a captum Attribution, got "
-                f"{type(attribution_method).__name__}. Wrap the model: Saliency(model)."
-            )
+        check_attribution(attribution_method)
         super().__init__(attribution_method.forward_func)
         self.attribution_method = attribution_method
 
@@ -164,7 +165,7 @@ class KernelSmoothing(Attribution):
         generator = fresh_generator(generator, tensors[0].device)
         noise = _Noise(kernel, radius, tensors, generator)
         chunk = _copies_at_once(n_samples, internal_batch_size, len(tensors[0]))
-        if draws_noise(self.attribution_method):
+        if draws_of(self.attribution_method).from_generator:
             # It draws between two copies: one at a time, these do not depend on the batches.
             chunk, kwargs = 1, {"generator": generator, **kwargs}
         total: tuple[Tensor, ...] | None = None
@@ -202,12 +203,7 @@ class _Noise:
             )
         for r in radii:
             check_positive(radius=r)
-        integer = [x.dtype for x in inputs if not x.is_floating_point()]
-        if integer:
-            raise ValueError(
-                f"inputs must be floating-point to take noise, got {integer[0]}. Convert them with "
-                ".float(), or smooth the explanation of an embedding."
-            )
+        check_floating_inputs(inputs, "to take noise")
         self._draw = _KERNELS[kernel] if isinstance(kernel, str) else kernel
         self._radii, self._inputs, self._generator = radii, inputs, generator
 
@@ -231,14 +227,6 @@ class _Noise:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def draws_noise(attribution: Any) -> bool:
-    """Whether ``attribution``, or what it wraps, takes a generator to draw from."""
-    attribute = getattr(attribution, "attribute", None)
-    return (attribute is not None and "generator" in signature(attribute).parameters) or (
-        hasattr(attribution, "attribution_method") and draws_noise(attribution.attribution_method)
-    )
 
 
 def _copies_at_once(n_samples: int, internal_batch_size: int | None, n_examples: int) -> int:

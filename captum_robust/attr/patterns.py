@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.batching import widest
 from captum_robust._utils.checks import check_inputs
-from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import preserve_model
 from captum_robust.attr._backward.operations import (
@@ -131,7 +131,7 @@ def learn_patterns(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    refuse_unseen(model, "model", why="the calls in it cannot be seen from outside")
+    require_eager(model, "model", why="the calls in it cannot be seen from outside")
     names = {id(p): name for name, p in model.named_parameters()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     statistics: dict[str, _Statistics] = {}

@@ -13,13 +13,17 @@ from captum.attr import Attribution
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_robust._utils.attributions import attribute_detached
+from captum_robust._utils.attributions import attribute_detached, draws_of
 from captum_robust._utils.batching import copies_at_once, expand_per_example_arguments
 from captum_robust._utils.captum import format_inputs, format_output
-from captum_robust._utils.checks import check_count, check_inputs, check_positive
-from captum_robust._utils.randomness import fresh_generator, standard_uniform
+from captum_robust._utils.checks import (
+    check_count,
+    check_floating_inputs,
+    check_inputs,
+    check_positive,
+)
+from captum_robust._utils.randomness import fresh_generator, seed_from, standard_uniform
 from captum_robust._utils.types import Tensors
-from captum_robust.attr.kernel_smoothing import draws_noise
 
 
 def resolve(explanation_func: Any) -> tuple[Attribution | None, dict[str, Any]]:
@@ -54,7 +58,7 @@ class Arguments:
             raise ValueError(
                 "return_convergence_delta: the metric compares attributions alone. Leave it out."
             )
-        self.draws = draws_noise(method)
+        self.draws = draws_of(method).from_generator
         self._device, self._seed = generator.device, None
         if self.draws and "generator" not in self._kwargs:
             self._seed = seed_from(generator)
@@ -121,7 +125,7 @@ class Neighbours:
                 "attack is attack.perturb_func(labels); None draws uniformly."
             )
         if perturb_func is None:
-            check_floating_inputs(inputs)
+            check_floating_inputs(inputs, "to be perturbed")
         self._inputs, self._perturb, self._radius = inputs, perturb_func, radius
         self._generator = generator
 
@@ -245,11 +249,6 @@ def draw_copies(
     return tuple(torch.stack(parts, dim=1) for parts in zip(*drawn, strict=True))
 
 
-def seed_from(generator: torch.Generator) -> int:
-    """A seed for another generator."""
-    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-
-
 def rows(tensors: Tensors, copies: int | None = None) -> Tensor:
     """All numbers of an example in one row, in the widest dtype: (N, F) or (N, copies, F)."""
     device = tensors[0].device
@@ -261,16 +260,6 @@ def rows(tensors: Tensors, copies: int | None = None) -> Tensor:
 def result_dtype(explanations: Tensors) -> torch.dtype:
     """The widest dtype among ``explanations``, which are at least single."""
     return max((e.dtype for e in explanations), key=lambda dtype: torch.finfo(dtype).bits)
-
-
-def check_floating_inputs(inputs: Tensors) -> None:
-    """Raise ValueError unless the inputs can move in a ball."""
-    integer = [x.dtype for x in inputs if not x.is_floating_point()]
-    if integer:
-        raise ValueError(
-            f"inputs must be floating-point to be perturbed, got {integer[0]}. Convert them with "
-            ".float(), or measure the explanation of an embedding."
-        )
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs
-from captum_robust._utils.checks import check_count, check_inputs, check_positive
+from captum_robust._utils.checks import (
+    check_count,
+    check_floating_inputs,
+    check_inputs,
+    check_positive,
+)
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_normal
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._level_set import LevelSet, largest_eigenvalues, project_on_tangent_space
-from captum_robust.metrics._perturbed import check_floating_inputs
 
 
 def principal_curvature(

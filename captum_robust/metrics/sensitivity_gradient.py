@@ -11,21 +11,24 @@ from captum.attr import Attribution
 from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs, format_output
-from captum_robust._utils.checks import check_count, check_inputs, check_positive
+from captum_robust._utils.checks import (
+    check_count,
+    check_floating_inputs,
+    check_inputs,
+    check_positive,
+)
 from captum_robust._utils.model_state import preserve_buffers
-from captum_robust._utils.randomness import fresh_generator, standard_normal
+from captum_robust._utils.randomness import fresh_generator, seed_from, standard_normal
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr import differentiable
 from captum_robust.metrics._perturbed import (
     Arguments,
     Neighbours,
-    check_floating_inputs,
     copies_per_batch,
     draw_copies,
     progress,
     resolve,
-    seed_from,
     split,
 )
 from captum_robust.metrics._spectral import Product, jacobian_products, largest_singular_values

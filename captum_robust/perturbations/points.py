@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs
-from captum_robust._utils.checks import check_inputs
+from captum_robust._utils.checks import check_floating_inputs, check_inputs
 from captum_robust._utils.types import Tensors
 
 
@@ -55,12 +55,7 @@ class Points:
         """
         check_inputs(inputs)
         _, tensors = format_inputs(inputs)
-        integer = [x.dtype for x in tensors if not x.is_floating_point()]
-        if integer:
-            raise ValueError(
-                f"inputs must be floating-point to be perturbed, got {integer[0]}. Convert them "
-                "with .float(), or explain an embedding."
-            )
+        check_floating_inputs(tensors, "to be perturbed")
         if any(x.numel() == 0 for x in tensors):
             shapes = [tuple(x.shape) for x in tensors]
             raise ValueError(f"inputs of shapes {shapes} have no features; leave out such tensors.")

@@ -41,7 +41,9 @@ def test_logits_of():
     tensor = torch.ones(2)
     assert logits_of(tensor) is tensor
     assert logits_of(SimpleNamespace(logits=tensor, loss=None)) is tensor
-    for strange in ([tensor], (tensor,), None, SimpleNamespace(logits=None), {"logits": tensor}):
+    assert logits_of({"out": tensor, "aux": None}) is tensor
+    assert logits_of({"logits": tensor}) is tensor
+    for strange in ([tensor], (tensor,), None, SimpleNamespace(logits=None), {"scores": tensor}):
         with pytest.raises(TypeError, match=f"forward_func returned {type(strange).__name__}"):
             logits_of(strange)
 

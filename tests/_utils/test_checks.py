@@ -7,10 +7,13 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from captum.attr import Saliency
 
 from captum_robust._utils.checks import (
+    check_attribution,
     check_batch,
     check_count,
+    check_floating_inputs,
     check_images,
     check_inputs,
     check_labels,
@@ -149,3 +152,21 @@ def test_labels():
     for labels in (torch.zeros(3), torch.tensor([0, 1]), torch.zeros(3, 1, dtype=torch.long)):
         with pytest.raises((ValueError, TypeError), match="labels must"):
             check_labels(labels, images)
+
+
+def test_floating_inputs():
+    check_floating_inputs(torch.zeros(2))
+    check_floating_inputs((torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16)))
+    remedy = "got torch.int64 .input 1 of 2.. Hand categories over as additional_forward_args"
+    with pytest.raises(ValueError, match=f"inputs must be floating-point to take noise, {remedy}"):
+        check_floating_inputs((torch.zeros(2), torch.zeros(2, dtype=torch.long)), "to take noise")
+    with pytest.raises(ValueError, match=r"to be explained, got torch.bool\. Hand"):
+        check_floating_inputs(torch.zeros(2, dtype=torch.bool))
+
+
+def test_attributions():
+    check_attribution(Saliency(torch.relu))
+    with pytest.raises(TypeError, match="explanation must be a captum Attribution, got function"):
+        check_attribution(lambda x: x, "explanation")
+    with pytest.raises(TypeError, match=r"got the class Saliency\. Wrap the model"):
+        check_attribution(Saliency)

@@ -11,6 +11,8 @@ import torch
 from captum_robust._utils.randomness import (
     fresh_generator,
     random_sign,
+    seed_from,
+    seeded_global_state,
     standard_normal,
     standard_uniform,
 )
@@ -98,3 +100,43 @@ def test_a_cpu_generator_gives_the_same_numbers_on_every_device(draw):
     assert on_gpu.is_cuda
     assert torch.equal(on_gpu.cpu(), draw(torch.empty(50), rng(4)))
     assert fresh_generator(None, "cuda").device.type == "cuda"
+
+
+def test_a_seeded_global_state_repeats_and_is_put_back_also_after_an_exception():
+    def draw():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+
+    def states():
+        kept = np.random.get_state()  # noqa: NPY002
+        return torch.get_rng_state().tolist(), kept[1].tolist(), kept[2], random.getstate()
+
+    before = states()
+    with seeded_global_state(2**61 + 1, ["cpu"]):
+        first = draw()
+        second = draw()
+    assert states() == before
+
+    def fails():
+        with seeded_global_state(2**61 + 1):
+            assert draw() == first
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert states() == before
+    with seeded_global_state(3):
+        assert draw() not in (first, second)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_seeded_global_state_of_a_gpu():
+    before = torch.cuda.get_rng_state()
+    with seeded_global_state(1, ["cuda"]):
+        first = torch.rand(3, device="cuda")
+    with seeded_global_state(1, [torch.device("cuda", 0)]):
+        assert torch.equal(torch.rand(3, device="cuda"), first)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_seed_comes_from_the_generator():
+    assert seed_from(rng(1)) == seed_from(rng(1)) != seed_from(rng(2))

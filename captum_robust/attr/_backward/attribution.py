@@ -12,8 +12,8 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_robust._utils.captum import format_inputs, format_output
-from captum_robust._utils.checks import checked
-from captum_robust._utils.eager import refuse_unseen
+from captum_robust._utils.checks import check_floating_inputs, checked
+from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import explained_output
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust.attr._backward.tape import Bounds, Rule, Step, Tape
@@ -47,12 +47,7 @@ class BackwardRules:
     ) -> Any:
         """The explanation of inputs that require gradients."""
         is_tuple, tensors = format_inputs(inputs)
-        integer = [x.dtype for x in tensors if not x.is_floating_point()]
-        if integer:
-            raise ValueError(
-                f"inputs must be floating-point, got {integer[0]}. Convert them with .float(), or "
-                "explain an embedding."
-            )
+        check_floating_inputs(tensors)
         try:
             with torch.enable_grad():
                 tape = Tape(tensors, self._check, self._boxes(tensors))
@@ -89,7 +84,7 @@ class BackwardAttribution(GradientAttribution, ABC):
     """Base of these explanations: a subclass says by which rules, :meth:`_rules`."""
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
-        refuse_unseen(forward_func, why="the calls in it cannot be seen from outside")
+        require_eager(forward_func, why="the calls in it cannot be seen from outside")
         super().__init__(forward_func)
 
     @abstractmethod

@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from captum_robust._utils.forward import attach_graph
-from captum_robust._utils.overwrite import overwrite, overwrite_unseen
+from captum_robust._utils.overwrite import overwrite, overwrite_directly
 from captum_robust.attr._backward.unsupported import refusal
 from captum_robust.attr.softplus import smoothed
 
@@ -283,7 +283,7 @@ class Tape(TorchFunctionMode):
             after.append(node)
             return new
 
-        overwrite_unseen(z, run)
+        overwrite_directly(z, run)
         # Not the tensor that ``z`` took the memory from: it would change with ``z``.
         after[0].rebind(z)
         self._nodes[id(z)] = (z, after[0])
