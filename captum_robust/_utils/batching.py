@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -31,6 +32,20 @@ def copies_at_once(inputs: Tensors, perturbations_per_eval: int | None) -> int:
     budget = _NUMBERS_AT_ONCE.get(device, _NUMBERS_AT_ONCE_ELSEWHERE)
     rows = max(_ROWS_AT_LEAST, budget // sum(x[0].numel() for x in inputs))
     return max(1, rows // len(inputs[0]))
+
+
+def copies_per_batch(n_samples: int, max_examples_per_batch: int | None, inputs: Tensors) -> int:
+    """Copies of each example that are worked on at once, at least one; None: a fast number."""
+    if max_examples_per_batch is None:
+        return min(copies_at_once(inputs, None), n_samples)
+    check_count(max_examples_per_batch=max_examples_per_batch)
+    return min(max(1, max_examples_per_batch // len(inputs[0])), n_samples)
+
+
+def split(total: int, at_once: int) -> Iterator[int]:
+    """Parts of at most ``at_once`` that sum to ``total``."""
+    for start in range(0, total, at_once):
+        yield min(at_once, total - start)
 
 
 def widest(device: torch.device) -> torch.dtype:

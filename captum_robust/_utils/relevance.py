@@ -1,7 +1,7 @@
 """Relevance maps: where an explanation looks, regardless of sign and scale.
 
-Attacks differentiate the map, metrics compare it. It lives here because these two rooms never
-import each other.
+Attacks differentiate the map and metrics compare it. It lives here because these two packages
+never import each other.
 """
 
 from __future__ import annotations

@@ -25,20 +25,17 @@ class that is explained, as Captum does, and measure half precision in float32.
 from __future__ import annotations
 
 from captum_robust._utils.relevance import relevance_map
+from captum_robust.metrics.correlation import pearson_correlation, spearman_correlation
 from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
 from captum_robust.metrics.infidelity import infidelity
+from captum_robust.metrics.mean_squared_error import mean_squared_error
 from captum_robust.metrics.parameter_randomization import RankCorrelations, parameter_randomization
 from captum_robust.metrics.pixel_flipping import FlippingCurves, pixel_flipping
 from captum_robust.metrics.sensitivity import sensitivity_lipschitz, sensitivity_max
 from captum_robust.metrics.sensitivity_gradient import sensitivity_gradient
-from captum_robust.metrics.similarity import (
-    mean_squared_error,
-    pearson_correlation,
-    spearman_correlation,
-    structural_similarity,
-    top_k_intersection,
-)
+from captum_robust.metrics.ssim import structural_similarity
 from captum_robust.metrics.stability import explanation_stability
+from captum_robust.metrics.top_k import top_k_intersection
 
 __all__ = [
     "CurvatureBound",

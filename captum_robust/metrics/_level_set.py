@@ -1,4 +1,4 @@
-"""The surface of equal output through a point, and its largest curvature, with no Hessian built."""
+"""The surface of equal output through a point, and how it curves, with no Hessian built."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from captum_robust._utils.forward import explained_output
 from captum_robust._utils.types import Tensors
 from captum_robust.attr import softplus_activations
-
-Product = Callable[[Tensor], Tensor]
+from captum_robust.metrics._eigenvalues import Product
 
 
 class LevelSet:
@@ -98,48 +97,6 @@ class LevelSet:
                 break
             rows = rows - step[:, None] * normals
         return best, distance
-
-
-def largest_eigenvalues(
-    product: Product, start: Tensor, n_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """Lanczos: the largest magnitude of an eigenvalue, one operator per row, and if it converged.
-
-    Done where the residual of the eigenvector is at most ``tolerance`` times the eigenvalue. With
-    all vectors kept orthogonal, d iterations are exact; a row whose space is exhausted gets zeros.
-    """
-    basis = [torch.nan_to_num(start / start.norm(dim=1, keepdim=True))]
-    diagonal: list[Tensor] = []
-    beside: list[Tensor] = []
-    value, done = start.new_zeros(len(start)), torch.zeros_like(start[:, 0], dtype=torch.bool)
-    for _ in range(min(n_iterations, start.shape[1])):
-        image = product(basis[-1])
-        diagonal.append((image * basis[-1]).sum(1))
-        for _ in range(2):  # twice is enough against rounding
-            for q in basis:
-                image = image - (image * q).sum(1, keepdim=True) * q
-        size = image.norm(dim=1)
-        values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside))
-        index = values.abs().argmax(1, keepdim=True)
-        value = values.gather(1, index)[:, 0].abs()
-        last = vectors[:, -1].gather(1, index)[:, 0].abs()
-        done = size * last <= tolerance * value
-        if bool(done.all()):
-            break
-        # What is left of an exhausted row is rounding: it would only come back as noise.
-        alive = size > 100 * torch.finfo(size.dtype).eps * value
-        safe = torch.where(alive, size, 1.0)[:, None]
-        basis.append(torch.where(alive[:, None], image / safe, 0.0))
-        beside.append(torch.where(alive, size, 0.0))
-    return value, done
-
-
-def _tridiagonal(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
-    matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
-    if beside:
-        off = torch.stack(beside, dim=1)
-        matrix = matrix + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-    return matrix
 
 
 def project_on_tangent_space(v: Tensor, normals: Tensor) -> Tensor:

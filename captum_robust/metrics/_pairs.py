@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from captum_robust._utils.user_warnings import warn_user
 
 # Numbers of one operand that are worked on at once. It bounds the scratch memory of large batches:
 # on a CPU to what stays in its cache, on a GPU to 32 MiB (float64), enough to keep it busy.
@@ -83,3 +86,25 @@ def _check_layout(name: str, value: Tensor) -> None:
         )
     if value.numel() == 0:
         raise ValueError(f"{name} is empty, shape {shape}; give at least one example.")
+
+
+def is_constant(explanations: Tensor) -> Tensor:
+    lowest, highest = explanations.detach().flatten(1).aminmax(dim=1)
+    return lowest == highest
+
+
+def warn_of_constants(constant: Tensor, consequence: str) -> None:
+    if constant.any():
+        warn_user(
+            f"a or b is constant for {int(constant.sum())} of {constant.numel()} examples: "
+            f"{consequence}. The explanation of a saturated network is; explain logits instead "
+            "of probabilities."
+        )
+
+
+def whole_number(name: str, value: int) -> int:
+    """``value`` as an int, or a TypeError where it is not a whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}.") from None

@@ -20,7 +20,8 @@ from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_normal
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._level_set import LevelSet, largest_eigenvalues, project_on_tangent_space
+from captum_robust.metrics._eigenvalues import largest_eigenvalues
+from captum_robust.metrics._level_set import LevelSet, project_on_tangent_space
 
 
 def principal_curvature(

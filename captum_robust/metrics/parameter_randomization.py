@@ -14,10 +14,10 @@ from captum_robust._utils.checks import check_inputs
 from captum_robust._utils.randomness import fresh_generator, seed_from
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._comparisons import rank_correlation
+from captum_robust.metrics._explainer import Explainer, resolve
 from captum_robust.metrics._pairs import compare_pairs
-from captum_robust.metrics._perturbed import Explainer, resolve
 from captum_robust.metrics._reinitialize import has_parameters, parameters_kept, reinitialize
+from captum_robust.metrics.correlation import rank_correlation
 
 
 class RankCorrelations(NamedTuple):

@@ -1,4 +1,4 @@
-"""How far an explanation moves in a small ball; the room's docstring says what all share."""
+"""How far an explanation moves in a small ball: the largest change that sampling finds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from captum import metrics as captum_metrics
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._perturbed import Neighbourhood, progress, result_dtype, rows
+from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, rows
 
 # Beyond these, squares and their sums may not be numbers of single precision.
 _USUAL = (1e-12, 1e12)
@@ -71,26 +72,26 @@ def sensitivity_max(
         tensor([0.1414])
     """
     _check_norm(norm_ord)
-    hood = Neighbourhood(
+    neighbourhood = Neighbourhood(
         explanation_func, inputs, perturb_func, perturb_radius, n_perturb_samples,
         max_examples_per_batch, generator, kwargs,
     )  # fmt: skip
     if normalize:
-        _warn_of_zeros(hood.clean)
-    scale = _scale(hood.clean)
-    clean = tuple(_divided(c, scale) for c in hood.clean)
-    with progress(n_perturb_samples, show_progress, "sensitivity_max") as bar:
+        _warn_of_zeros(neighbourhood.clean)
+    scale = _scale(neighbourhood.clean)
+    clean = tuple(_divided(c, scale) for c in neighbourhood.clean)
+    with tqdm(total=n_perturb_samples, desc="sensitivity_max", disable=not show_progress) as bar:
 
         def explain(points: Tensors) -> Tensors:
             """Captum divides by the norm of the clean explanation, by 1 where that is zero.
 
             Without ``normalize``, explanations are measured from the clean one, which is zero then.
             """
-            if points is hood.inputs:
+            if points is neighbourhood.inputs:
                 return clean if normalize else tuple(map(torch.zeros_like, clean))
-            copies = len(points[0]) // len(hood.inputs[0])
+            copies = len(points[0]) // len(neighbourhood.inputs[0])
             scales = scale.repeat_interleave(copies)
-            explanations = tuple(_divided(e, scales) for e in hood.explain(points, copies))
+            explanations = tuple(_divided(e, scales) for e in neighbourhood.explain(points, copies))
             bar.update(copies)
             if normalize:
                 return explanations
@@ -100,17 +101,17 @@ def sensitivity_max(
             )
 
         def perturb(copies_of_inputs: Tensor | Tensors) -> Tensors:
-            first = copies_of_inputs[0] if len(hood.inputs) > 1 else copies_of_inputs
-            return hood.neighbours.draw(len(first) // len(hood.inputs[0]))
+            first = copies_of_inputs[0] if len(neighbourhood.inputs) > 1 else copies_of_inputs
+            return neighbourhood.neighbours.draw(len(first) // len(neighbourhood.inputs[0]))
 
         largest = captum_metrics.sensitivity_max(
             explain,
-            hood.inputs,
+            neighbourhood.inputs,
             perturb,
             perturb_radius,
             n_perturb_samples,
             norm_ord,
-            hood.copies_at_once * len(hood.inputs[0]),
+            neighbourhood.copies_at_once * len(neighbourhood.inputs[0]),
         )
     return largest if normalize else largest * scale.to(largest)
 
@@ -161,18 +162,21 @@ def sensitivity_lipschitz(
         >>> sensitivity_lipschitz(lambda x: 2 * x, x, lambda x: x + 0.5)
         tensor([2.])
     """
-    hood = Neighbourhood(
+    neighbourhood = Neighbourhood(
         explanation_func, inputs, perturb_func, perturb_radius, n_perturb_samples,
         max_examples_per_batch, generator, kwargs,
     )  # fmt: skip
-    clean, origin = rows(hood.clean).unsqueeze(1), rows(hood.inputs).unsqueeze(1)
+    clean = rows(neighbourhood.clean).unsqueeze(1)
+    origin = rows(neighbourhood.inputs).unsqueeze(1)
     largest = clean.new_zeros(len(clean))
-    for points, explanations, copies in hood.chunks(show_progress, "sensitivity_lipschitz"):
+    for points, explanations, copies in neighbourhood.chunks(
+        show_progress, "sensitivity_lipschitz"
+    ):
         change = torch.linalg.vector_norm(rows(explanations, copies) - clean, dim=2)
         distance = torch.linalg.vector_norm(rows(points, copies) - origin, dim=2)
         ratio = change / torch.where(distance > 0, distance, torch.inf).to(change)
         largest = torch.maximum(largest, ratio.amax(1))
-    return largest.to(result_dtype(hood.clean))
+    return largest.to(result_dtype(neighbourhood.clean))
 
 
 def _scale(clean: Tensors) -> Tensor:

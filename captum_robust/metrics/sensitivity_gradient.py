@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from captum.attr import Attribution
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from captum_robust._utils.batching import copies_per_batch, split
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import (
     check_count,
@@ -22,16 +24,9 @@ from captum_robust._utils.randomness import fresh_generator, seed_from, standard
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr import differentiable
-from captum_robust.metrics._perturbed import (
-    Arguments,
-    Neighbours,
-    copies_per_batch,
-    draw_copies,
-    progress,
-    resolve,
-    split,
-)
-from captum_robust.metrics._spectral import Product, jacobian_products, largest_singular_values
+from captum_robust.metrics._eigenvalues import Products, largest_singular_values
+from captum_robust.metrics._explainer import Arguments, resolve
+from captum_robust.metrics._neighbourhood import Neighbours, draw_copies
 
 
 def sensitivity_gradient(
@@ -100,12 +95,12 @@ def sensitivity_gradient(
     forward_func = getattr(method, "forward_func", None)
     total = 1 + (n_perturb_samples if perturb_radius > 0 else 0)
     with (
-        progress(total, show_progress, "sensitivity_gradient") as bar,
+        tqdm(total=total, desc="sensitivity_gradient", disable=not show_progress) as bar,
         preserve_buffers(forward_func),
     ):
         for points, starts, copies in _points(x, perturb_radius, total - 1, chunk, generator):
             extra = arguments.expanded(x, copies)
-            product = jacobian_products(partial(_explained, explain, is_tuple, extra), points)
+            product = _jacobian_products(partial(_explained, explain, is_tuple, extra), points)
             found.append(_norms(product, starts, n_iterations, tolerance, copies))
             bar.update(copies)
     values, done = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
@@ -137,8 +132,40 @@ def _explained(
     return format_inputs(explain(format_output(is_tuple, points), **kwargs))[1]
 
 
+def _jacobian_products(explain: Callable[[Tensors], Tensors], points: Tensors) -> Products | None:
+    """The map from v to J'J v, one Jacobian per row; None if the explanation is constant there.
+
+    ``explain`` is called once. Two backward passes through its graph multiply by J and by J': that
+    by J differentiates g(w) = J'w, which is linear in w, with respect to w.
+    """
+    with torch.enable_grad():
+        x = tuple(p.detach().requires_grad_() for p in points)
+        explanation = tuple(e for e in explain(x) if e.requires_grad)
+        if not explanation:
+            return None
+        w = tuple(torch.zeros_like(e, requires_grad=True) for e in explanation)
+        g = torch.autograd.grad(explanation, x, w, create_graph=True, materialize_grads=True)
+    with_graph = [i for i, part in enumerate(g) if part.requires_grad]
+    if not with_graph:
+        return None
+
+    def forward(v: Tensors) -> Tensors:
+        return torch.autograd.grad(
+            tuple(g[i] for i in with_graph),
+            w,
+            tuple(v[i] for i in with_graph),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+
+    def backward(u: Tensors) -> Tensors:
+        return torch.autograd.grad(explanation, x, u, retain_graph=True, materialize_grads=True)
+
+    return lambda v: backward(forward(v))
+
+
 def _norms(
-    product: Product | None, starts: Tensors, n_iterations: int, tolerance: float, copies: int
+    product: Products | None, starts: Tensors, n_iterations: int, tolerance: float, copies: int
 ) -> tuple[Tensor, Tensor]:
     """Spectral norms and whether they converged, (N, copies) each."""
     if product is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._perturbed import Neighbourhood, result_dtype, rows
+from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, rows
 
 # Halvings of an interval until its ends are neighbours in float64.
 _HALVINGS = 56
@@ -68,43 +68,44 @@ def explanation_stability(
         >>> explanation_stability(lambda x: x, x, lambda x: x + torch.tensor([0.4, -0.3]))
         tensor([0.5000])
     """
-    hood = Neighbourhood(
+    neighbourhood = Neighbourhood(
         explanation_func, inputs, perturb_func, perturb_radius, n_perturb_samples,
         max_examples_per_batch, generator, kwargs,
     )  # fmt: skip
-    clean = rows(hood.clean)
+    clean = rows(neighbourhood.clean)
     _warn_of_zeros(clean)
     direction = _unit(clean).unsqueeze(1)
-    along, across = [], []
-    for _, explanations, copies in hood.chunks(show_progress, "explanation_stability"):
+    parallel, perpendicular = [], []
+    for _, explanations, copies in neighbourhood.chunks(show_progress, "explanation_stability"):
         moved = rows(explanations, copies)
         component = (moved * direction).sum(2, keepdim=True)
-        along.append(component.squeeze(2))
-        across.append(torch.linalg.vector_norm(moved - component * direction, dim=2))
-    smallest = _farthest_from_best(torch.cat(along, dim=1), torch.cat(across, dim=1))
-    return smallest.to(result_dtype(hood.clean))
+        parallel.append(component.squeeze(2))
+        perpendicular.append(torch.linalg.vector_norm(moved - component * direction, dim=2))
+    smallest = _farthest_from_best(torch.cat(parallel, dim=1), torch.cat(perpendicular, dim=1))
+    return smallest.to(result_dtype(neighbourhood.clean))
 
 
-def _farthest_from_best(along: Tensor, across: Tensor) -> Tensor:
+def _farthest_from_best(parallel: Tensor, perpendicular: Tensor) -> Tensor:
     r"""Inf over t > 0 of the largest distance from (t, 0) to points of the plane, (N,).
 
-    With t = gamma |phi(x)|, ``along`` and ``across`` (N, m) are the components of the explanations
-    along phi(x) and across it. The farthest point's side says where the minimum is. The distance
-    changes by no more than t does, and the minimum is at least half the spread of ``along``: so
-    the bisected interval makes it exact to rounding.
+    With t = gamma |phi(x)|, ``parallel`` and ``perpendicular``, (N, m) each, are the components of
+    the explanations in the direction of phi(x) and at right angles to it. Whether the farthest
+    point lies before or behind t tells on which side the minimum is. The distance changes by no
+    more than t does, and the minimum is at least half the spread of ``parallel``: the bisected
+    interval makes it exact to rounding.
     """
-    low, high = along.amin(1).clamp(min=0), along.amax(1).clamp(min=0)
+    low, high = parallel.amin(1).clamp(min=0), parallel.amax(1).clamp(min=0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        farthest = _distance(along, across, middle).argmax(1, keepdim=True)
-        rises = along.gather(1, farthest).squeeze(1) <= middle
+        farthest = _distance(parallel, perpendicular, middle).argmax(1, keepdim=True)
+        rises = parallel.gather(1, farthest).squeeze(1) <= middle
         low, high = torch.where(rises, low, middle), torch.where(rises, middle, high)
-    at_low, at_high = (_distance(along, across, t).amax(1) for t in (low, high))
+    at_low, at_high = (_distance(parallel, perpendicular, t).amax(1) for t in (low, high))
     return torch.minimum(at_low, at_high)
 
 
-def _distance(along: Tensor, across: Tensor, t: Tensor) -> Tensor:
-    return torch.hypot(along - t.unsqueeze(1), across)
+def _distance(parallel: Tensor, perpendicular: Tensor, t: Tensor) -> Tensor:
+    return torch.hypot(parallel - t.unsqueeze(1), perpendicular)
 
 
 def _unit(clean: Tensor) -> Tensor:

@@ -1,20 +1,16 @@
-"""What the metrics of a neighbourhood share: explained points around the inputs, copy by copy."""
+"""Explained points around the inputs: what the metrics of a neighbourhood share."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
-from captum.attr import Attribution
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_robust._utils.attributions import attribute_detached, draws_of
-from captum_robust._utils.batching import copies_at_once, expand_per_example_arguments
+from captum_robust._utils.batching import copies_per_batch, split
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import (
     check_count,
@@ -22,86 +18,9 @@ from captum_robust._utils.checks import (
     check_inputs,
     check_positive,
 )
-from captum_robust._utils.randomness import fresh_generator, seed_from, standard_uniform
+from captum_robust._utils.randomness import fresh_generator, standard_uniform
 from captum_robust._utils.types import Tensors
-
-
-def resolve(explanation_func: Any) -> tuple[Attribution | None, dict[str, Any]]:
-    """The ``Attribution`` behind ``explanation_func``, if any, and the keywords bound to it.
-
-    Recognised are the object itself, its method ``attribute``, and a ``functools.partial`` of the
-    latter with keywords. (A partial of another function binds for itself.)
-    """
-    if isinstance(explanation_func, Attribution):
-        return explanation_func, {}
-    if isinstance(explanation_func, partial) and not explanation_func.args:
-        attribution, bound = resolve(explanation_func.func)
-        return attribution, {**bound, **explanation_func.keywords} if attribution else {}
-    owner = getattr(explanation_func, "__self__", None)
-    if isinstance(owner, Attribution) and explanation_func.__name__ == "attribute":
-        return owner, {}
-    return None, {}
-
-
-class Arguments:
-    """The keywords of an explanation, for any number of copies of the examples.
-
-    An explanation that draws noise (KernelSmoothing) is seeded alike every time, so that a
-    difference of two explanations is not one of their noise.
-    """
-
-    def __init__(
-        self, method: Any, bound: dict[str, Any], kwargs: dict[str, Any], generator: torch.Generator
-    ) -> None:
-        self._kwargs = {**bound, **kwargs}
-        if self._kwargs.get("return_convergence_delta"):
-            raise ValueError(
-                "return_convergence_delta: the metric compares attributions alone. Leave it out."
-            )
-        self.draws = draws_of(method).from_generator
-        self._device, self._seed = generator.device, None
-        if self.draws and "generator" not in self._kwargs:
-            self._seed = seed_from(generator)
-
-    def expanded(self, inputs: Tensors, copies: int) -> dict[str, Any]:
-        """What to call the explanation with, given ``copies`` adjacent copies of each example."""
-        kwargs = expand_per_example_arguments(copies, inputs, self._kwargs)
-        if self._seed is not None:
-            kwargs["generator"] = torch.Generator(self._device).manual_seed(self._seed)
-        return kwargs
-
-
-class Explainer:
-    """An explanation as a function of points: checked, without a graph, in at least float32.
-
-    Args:
-        explanation_func: An ``Attribution``, its ``attribute``, or any callable of inputs.
-        kwargs: Its further arguments, for one copy of each example.
-        generator: Where a seed of the noise comes from; used only if noise is drawn.
-    """
-
-    def __init__(
-        self, explanation_func: Any, kwargs: dict[str, Any], generator: torch.Generator
-    ) -> None:
-        if not (isinstance(explanation_func, Attribution) or callable(explanation_func)):
-            raise TypeError(
-                "explanation_func must be a captum Attribution or a function of the inputs, got "
-                f"{type(explanation_func).__name__}. Pass Saliency(model), say."
-            )
-        self._attribution, bound = resolve(explanation_func)
-        self._function = explanation_func
-        self._arguments = Arguments(self._attribution, bound, kwargs, generator)
-        self.draws = self._arguments.draws
-
-    def __call__(self, points: Any, inputs: Tensors, copies: int = 1) -> Tensors:
-        """Explain ``copies`` adjacent copies of each example of ``inputs``."""
-        kwargs = self._arguments.expanded(inputs, copies)
-        with torch.no_grad():
-            if self._attribution is not None:
-                result = attribute_detached(self._attribution, points, **kwargs)
-            else:
-                result = self._function(points, **kwargs)
-        return _checked_explanation(result, copies * len(inputs[0]))
+from captum_robust.metrics._explainer import Explainer, is_finite
 
 
 class Neighbours:
@@ -154,7 +73,7 @@ class Neighbours:
                 f"perturb_func must return one point for each it is given, shapes {wanted}, got "
                 f"{got}."
             )
-        if not all(_is_finite(p) for p in points):
+        if not all(is_finite(p) for p in points):
             raise ValueError("perturb_func returned NaN or Inf. Check its result, torch.isfinite.")
         return tuple(p.detach().to(x) for p, x in zip(points, self._inputs, strict=True))
 
@@ -209,32 +128,11 @@ class Neighbourhood:
 
     def chunks(self, show_progress: bool, name: str) -> Iterator[tuple[Tensors, Tensors, int]]:
         """Points, their explanations and the number of copies, until there are enough."""
-        with progress(self.n_samples, show_progress, name) as bar:
+        with tqdm(total=self.n_samples, desc=name, disable=not show_progress) as bar:
             for copies in split(self.n_samples, self.copies_at_once):
                 points = self.neighbours.draw(copies)
                 yield points, self.explain(points, copies), copies
                 bar.update(copies)
-
-
-@contextmanager
-def progress(total: int, show: bool, name: str) -> Iterator[tqdm]:
-    """A bar that is closed in the end, also after an exception."""
-    with tqdm(total=total, desc=name, disable=not show) as bar:
-        yield bar
-
-
-def split(total: int, at_once: int) -> Iterator[int]:
-    """Parts of at most ``at_once`` that sum to ``total``."""
-    for start in range(0, total, at_once):
-        yield min(at_once, total - start)
-
-
-def copies_per_batch(n_samples: int, max_examples_per_batch: int | None, inputs: Tensors) -> int:
-    """Copies of each example that are worked on at once, at least one; None: a fast number."""
-    if max_examples_per_batch is None:
-        return min(copies_at_once(inputs, None), n_samples)
-    check_count(max_examples_per_batch=max_examples_per_batch)
-    return min(max(1, max_examples_per_batch // len(inputs[0])), n_samples)
 
 
 def draw_copies(
@@ -268,33 +166,3 @@ def _takes_two(function: Callable[..., Any]) -> bool:
         return len(inspect.signature(function).parameters) > 1
     except ValueError:  # built-in functions have none
         return False
-
-
-def _checked_explanation(result: Any, n_rows: int) -> Tensors:
-    parts = result if isinstance(result, tuple) else (result,)
-    strange = [type(p).__name__ for p in parts if not isinstance(p, Tensor)]
-    strange += [str(p.dtype) for p in parts if isinstance(p, Tensor) and not p.is_floating_point()]
-    if strange or not parts:
-        raise TypeError(
-            "explanation_func must return a floating-point tensor, or a tuple of them, got "
-            f"{', '.join(strange) or '()'}."
-        )
-    if any(p.dim() == 0 or len(p) != n_rows or p.numel() == 0 for p in parts):
-        raise ValueError(
-            f"explanation_func must return one explanation for each of its {n_rows} inputs, got "
-            f"shapes {[tuple(p.shape) for p in parts]}."
-        )
-    if not all(_is_finite(p) for p in parts):
-        raise ValueError(
-            "explanation_func returned NaN or Inf. Find the cause with torch.isfinite; float16 "
-            "overflows above 65504."
-        )
-    half = (torch.float16, torch.bfloat16)
-    return tuple((p.float() if p.dtype in half else p).detach().contiguous() for p in parts)
-
-
-def _is_finite(x: Tensor) -> bool:
-    if not x.is_floating_point() or x.numel() == 0:
-        return True
-    lowest, highest = torch.aminmax(x.detach())
-    return bool(lowest > -torch.inf) and bool(highest < torch.inf)
