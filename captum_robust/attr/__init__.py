@@ -12,6 +12,8 @@ PatternAttribution          :class:`PatternAttribution`, with :func:`learn_patte
 SmoothGrad                  :class:`KernelSmoothing` around any of these
 Grad-CAM                    :class:`captum.attr.LayerGradCam`
 ==========================  =====================================================================
+
+:class:`SparsifiedSmoothing` has no derivative: :mod:`captum_robust.certificates` bound its change.
 """
 
 from captum_robust.attr.beta_smoothing import BetaSmoothedGradient, BetaSmoothing
@@ -23,6 +25,7 @@ from captum_robust.attr.pattern_attribution import PatternAttribution
 from captum_robust.attr.patterns import Patterns, learn_patterns
 from captum_robust.attr.relevance_propagation import RelevancePropagation
 from captum_robust.attr.softplus import softplus_activations
+from captum_robust.attr.sparsified_smoothing import SparsifiedSmoothing
 
 __all__ = [
     "BetaSmoothedGradient",
@@ -34,6 +37,7 @@ __all__ = [
     "PatternAttribution",
     "Patterns",
     "RelevancePropagation",
+    "SparsifiedSmoothing",
     "Square",
     "differentiable",
     "learn_patterns",

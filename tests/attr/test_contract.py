@@ -33,6 +33,7 @@ from captum_robust.attr import (
     PatternAttribution,
     Patterns,
     RelevancePropagation,
+    SparsifiedSmoothing,
     differentiable,
 )
 
@@ -136,6 +137,12 @@ CASES = {
     ),
     "KernelSmoothing(PatternAttribution)": Case(
         lambda f: KernelSmoothing(pattern_attribution(f)), seeded
+    ),
+    "KernelSmoothing's relative SparsifiedSmoothing": Case(
+        lambda f: SparsifiedSmoothing(Saliency(f), kept=0.5, stdev=0.2),
+        lambda: {k: v for k, v in seeded().items() if k != "radius"},
+        graph=False,
+        homogeneous=False,
     ),
     "NoisyBaseline": Case(NoisyBaseline, lambda: {"generator": seeded()["generator"]}, graph=False),
     "InfidelityOptimal(FeatureRemoval)": Case(
