@@ -74,6 +74,13 @@ class Outputs(ABC):
         """
         return labels
 
+    def watched(self, clean: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """What curves follow from a clean output on, for :meth:`confidence` and :meth:`keeps`.
+
+        By default :meth:`target`: what ``labels`` name, or what is predicted.
+        """
+        return self.target(clean, labels)
+
     def confidence(self, output: Tensor, target: Tensor | None = None) -> Tensor:
         """A probability of ``target``, (N,), or another number that a curve can show."""
         return self.score(output, target)
@@ -222,6 +229,11 @@ class Binary(Outputs):
                 f"{labels.max().item()}."
             )
         return None
+
+    def watched(self, clean: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """The class 0 or 1, (N,), in ``labels`` or predicted."""
+        self.target(clean, labels)
+        return self.prediction(clean) if labels is None else labels.to(clean.device).flatten()
 
     def confidence(self, output: Tensor, target: Tensor | None = None) -> Tensor:
         """The probability of the class, (N,)."""

@@ -6,6 +6,8 @@ never import each other.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def normalized_relevance(attributions: Tensor, channel_dim: int = 1) -> Tensor:
     return _divide(*_magnitude_and_total(attributions, channel_dim)).to(attributions.dtype)
 
 
-def relevance_map(attributions: Tensor, channel_dim: int = 1) -> Tensor:
+def relevance_map(attributions: Tensor, channel_dim: int | None = None) -> Tensor:
     r"""Absolute attributions, summed over channels and divided by their sum per example.
 
     .. math:: r_p = \frac{\sum_c |a_{cp}|}{\sum_q \sum_c |a_{cq}|}
@@ -45,19 +47,23 @@ def relevance_map(attributions: Tensor, channel_dim: int = 1) -> Tensor:
     al., "Explanations can be manipulated and geometry is to blame" (2019), compare such maps.
 
     Args:
-        attributions: Floating-point tensor: (N, C, H, W), or any (N, ...) of three or more
-            dimensions, one of which holds channels; or (N, F), tabular, without channels. A batch
-            of maps (N, H, W) goes in as ``maps.unsqueeze(1)``.
-        channel_dim: Dimension to sum over, not the batch's; ignored for (N, F).
+        attributions: Floating-point tensor: tables (N, F), which have no channels; series
+            (N, C, T) or (N, T, C); images (N, C, H, W); volumes (N, C, D, H, W). A batch of maps
+            without channels, (N, H, W), goes in as ``maps.unsqueeze(1)``.
+        channel_dim: Dimension to sum over, not the batch's. None: 1 for images and volumes. Three
+            dimensions do not tell where the channels are, so there it must be given: 1 for
+            (N, C, T), as :class:`torch.nn.Conv1d` has it, -1 for (N, T, C). Ignored for (N, F).
 
     Returns:
         (N, H, W) from (N, C, H, W), (N, F) from (N, F); same dtype and device. An all-zero
         explanation gives an all-zero map with a zero gradient.
 
     Raises:
-        TypeError: ``attributions`` is not a floating-point tensor.
+        TypeError: ``attributions`` is not a floating-point tensor, or ``channel_dim`` is not a
+            whole number.
         ValueError: ``attributions`` is empty, has fewer than two dimensions, NaN or Inf, or a sum
-            that overflows; or ``channel_dim`` is the batch dimension or out of range.
+            that overflows; or ``channel_dim`` is the batch dimension, out of range, or missing
+            where there are three dimensions.
 
     Warns:
         UserWarning: An explanation is all zero.
@@ -68,7 +74,8 @@ def relevance_map(attributions: Tensor, channel_dim: int = 1) -> Tensor:
         >>> relevance_map(torch.tensor([[[[1.0, -2.0]], [[3.0, 2.0]]]]))
         tensor([[[0.5000, 0.5000]]])
     """
-    _check_layout(attributions, channel_dim)
+    _check_layout(attributions)
+    channel_dim = resolve_channel_dim(attributions, channel_dim)
     magnitude, total = _magnitude_and_total(attributions, channel_dim)
     smallest, largest = torch.stack(torch.aminmax(total.detach())).tolist()  # one synchronisation
     if not largest < torch.inf:  # NaN or Inf anywhere makes the total NaN or Inf
@@ -79,10 +86,49 @@ def relevance_map(attributions: Tensor, channel_dim: int = 1) -> Tensor:
     if smallest < torch.finfo(total.dtype).tiny:
         warn_user(
             "attributions is all zero for at least one example, so its relevance map is all zero "
-            "and does not sum to one. A saturated network does this; explain logits in place of "
+            "and does not sum to one. A saturated network does this; explain logits instead of "
             "probabilities."
         )
     return _divide(magnitude, total).to(attributions.dtype)
+
+
+def resolve_channel_dim(value: Tensor, channel_dim: int | None, name: str = "attributions") -> int:
+    """The dimension of the channels of (N, ...), counted from the front; 1 where there are none.
+
+    Args:
+        value: What has the channels, two dimensions or more.
+        channel_dim: What the caller said; None: not said.
+        name: Of ``value``, for the messages.
+
+    Raises:
+        TypeError: ``channel_dim`` is not a whole number.
+        ValueError: It is the batch dimension or out of range, or missing for three dimensions.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust._utils.relevance import resolve_channel_dim
+        >>> resolve_channel_dim(torch.rand(2, 20, 3), -1)
+        2
+    """
+    shape, ndim = tuple(value.shape), value.ndim
+    if channel_dim is not None and not isinstance(channel_dim, Integral):
+        raise TypeError(f"channel_dim must be a whole number or None, got {channel_dim!r}.")
+    if ndim <= 2:
+        return 1
+    if channel_dim is None:
+        if ndim == 3:
+            raise ValueError(
+                f"channel_dim: {name} of shape {shape} does not tell where its channels are. Give "
+                "channel_dim=1 for (N, channels, time), channel_dim=-1 for (N, time, channels); "
+                f"maps (N, H, W) have none: pass {name}.unsqueeze(1)."
+            )
+        return 1
+    if not -ndim <= channel_dim < ndim or channel_dim % ndim == 0:
+        raise ValueError(
+            f"channel_dim must name a dimension of {name} other than the batch (0), from 1 "
+            f"to {ndim - 1}, got {channel_dim}."
+        )
+    return int(channel_dim) % ndim
 
 
 def _magnitude_and_total(attributions: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -102,23 +148,18 @@ def _divide(magnitude: Tensor, total: Tensor) -> Tensor:
     return magnitude / torch.where(total >= torch.finfo(total.dtype).tiny, total, torch.inf)
 
 
-def _check_layout(attributions: Tensor, channel_dim: int) -> None:
+def _check_layout(attributions: Tensor) -> None:
     if not isinstance(attributions, Tensor):
         raise TypeError(f"attributions must be a tensor, got {type(attributions).__name__}.")
     if not attributions.is_floating_point():
         raise TypeError(
             f"attributions must be floating-point, got {attributions.dtype}; convert with .float()."
         )
-    shape, ndim = tuple(attributions.shape), attributions.ndim
-    if ndim < 2:
+    shape = tuple(attributions.shape)
+    if attributions.ndim < 2:
         raise ValueError(
             f"attributions must have a batch dimension and at least one more, got shape {shape}; "
             "add the batch dimension with attributions.unsqueeze(0)."
         )
     if attributions.numel() == 0:
         raise ValueError(f"attributions is empty, shape {shape}; give at least one example.")
-    if ndim > 2 and (not -ndim <= channel_dim < ndim or channel_dim % ndim == 0):
-        raise ValueError(
-            f"channel_dim must name a dimension of attributions other than the batch (0), from 1 "
-            f"to {ndim - 1}, got {channel_dim}."
-        )
