@@ -54,7 +54,7 @@ def test_layouts(to_map, shape, channel_dim, expected):
     torch.testing.assert_close(maps.flatten(1).sum(1), torch.ones(2, dtype=torch.float64))
     if len(shape) > 2:
         channels_first = explanations.movedim(channel_dim, 1)
-        torch.testing.assert_close(maps, to_map(channels_first))
+        torch.testing.assert_close(maps, to_map(channels_first, 1))
 
 
 @BOTH
@@ -141,6 +141,9 @@ def test_arguments_are_left_alone():
         (torch.ones(2, 3, 4, 4), -5, ValueError, "channel_dim"),
         (torch.ones(2, 3, dtype=torch.int64), 1, TypeError, r"attributions.*\.float\(\)"),
         (torch.ones(2, 3, dtype=torch.complex64), 1, TypeError, "attributions"),
+        (torch.ones(2, 3, 4), None, ValueError, "channel_dim: .*channel_dim=1 .*channel_dim=-1"),
+        (torch.ones(2, 3, 4), 0, ValueError, "channel_dim must name a dimension"),
+        (torch.ones(2, 3, 4), "last", TypeError, "channel_dim must be a whole number"),
         ((torch.ones(2, 3),), 1, TypeError, "attributions must be a tensor, got tuple"),
         ([[1.0]], 1, TypeError, "attributions must be a tensor, got list"),
     ],
@@ -148,6 +151,19 @@ def test_arguments_are_left_alone():
 def test_bad_input_is_named(attributions, channel_dim, error, match):
     with pytest.raises(error, match=match):
         relevance_map(attributions, channel_dim)
+
+
+def test_the_mends_for_three_dimensions():
+    series = random(2, 3, 7)
+    assert relevance_map(series, channel_dim=1).shape == (2, 7)
+    assert relevance_map(series, channel_dim=-1).shape == (2, 3)
+    maps = relevance_map(series.unsqueeze(1))
+    torch.testing.assert_close(maps, series.abs() / series.abs().sum((1, 2), keepdim=True))
+
+
+def test_images_and_volumes_have_their_channels_first():
+    for shape in ((2, 3, 4, 5), (2, 3, 4, 5, 6)):
+        assert torch.equal(relevance_map(random(*shape)), relevance_map(random(*shape), 1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
