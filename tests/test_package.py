@@ -247,6 +247,14 @@ def test_the_code_on_a_page_of_the_guide_runs(page):
     assert failed == 0
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_reference_lists_every_public_name_by_purpose(package):
+    page = (ROOT / "docs" / "reference" / f"{package}.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (\w+)$", page, re.MULTILINE)
+    listed += re.findall(r"^\.\. py:data:: (\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(getattr(captum_robust, package).__all__)
+
+
 def readme_blocks(language: str) -> list[str]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -1,7 +1,8 @@
 r"""Formulas as MathML, which browsers draw by themselves: no script, no network.
 
-The converter is that of docutils. What it does not know by the name that people write is spelled in
-its own way first; a command that it does not know at all is a warning, so a build with ``-W`` fails.
+The converter is that of docutils. What it does not know by the name that people write is spelled
+in its own way first; a command that it does not know at all is a warning, which fails a build with
+``-W``.
 """
 
 from __future__ import annotations
