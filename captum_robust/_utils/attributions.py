@@ -69,19 +69,19 @@ def attribute_detached(
 
     Methods of this library do not check their inputs here (:func:`checks.checked`).
     """
-    innermost = _innermost(attribution)
-    gradient_method = isinstance(innermost, GradientAttribution)
+    inner = innermost(attribution)
+    gradient_method = isinstance(inner, GradientAttribution)
     is_tuple, tensors = format_inputs(inputs)
     prepared = tuple(
         x.detach().requires_grad_((gradient_method or x.requires_grad) and x.is_floating_point())
         for x in tensors
     )
     quiet = _with_own_gradients(attribution)
-    if isinstance(innermost, (PerturbationAttribution, LayerGradCam)):
+    if isinstance(inner, (PerturbationAttribution, LayerGradCam)):
         quiet = map_forward(quiet, unwrapped)
     unchecked = getattr(quiet.attribute, "unchecked", None)
     attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
-    with preserve_buffers(innermost.forward_func):
+    with preserve_buffers(inner.forward_func):
         return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
 
 
@@ -151,9 +151,10 @@ def _with_own_gradients(attribution: Attribution) -> Attribution:
     return clone
 
 
-def _innermost(attribution: Attribution) -> Attribution:
+def innermost(attribution: Attribution) -> Attribution:
+    """What is wrapped, by however many layers of ``attribution_method``."""
     wrapped = getattr(attribution, "attribution_method", None)
-    return _innermost(wrapped) if isinstance(wrapped, Attribution) else attribution
+    return innermost(wrapped) if isinstance(wrapped, Attribution) else attribution
 
 
 def _detach(result: Any) -> Any:

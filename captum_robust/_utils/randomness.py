@@ -94,6 +94,24 @@ def seeded_global_state(seed: int, devices: Iterable[torch.device | str] = ()) -
         yield
 
 
+def global_state(devices: Iterable[torch.device | str] = ()) -> tuple[object, ...]:
+    """The state that :func:`seeded_global_state` covers; it differs after a draw.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust._utils.randomness import global_state
+        >>> before = global_state()
+        >>> _ = torch.rand(3)
+        >>> global_state() == before
+        False
+    """
+    kinds = {torch.device(device).type for device in devices} - {"cpu"}
+    states = [torch.get_rng_state(), *(getattr(torch, kind).get_rng_state() for kind in kinds)]
+    _, keys, position, *rest = np.random.get_state()  # noqa: NPY002
+    in_torch = tuple(state.numpy().tobytes() for state in states)
+    return *in_torch, np.asarray(keys).tobytes(), position, *rest, random.getstate()
+
+
 @contextmanager
 def _numpy_and_python_kept() -> Iterator[None]:
     ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002

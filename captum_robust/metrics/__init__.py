@@ -13,9 +13,10 @@ Captum ``Attribution``, its method ``attribute``, or any function of the inputs 
 and what that takes as further keywords. They raise a TypeError where an argument is of the wrong
 kind, and a ValueError where ``inputs`` is empty, NaN, Inf or of unequal length, a radius or a count
 is out of range, or the explanation is NaN, Inf or not one per example. Their results do not depend
-on ``max_examples_per_batch``, and half precision is measured in float32. An ``Attribution`` that
-draws noise with a generator (``KernelSmoothing``) draws the same noise for every point, so that its
-noise is not taken for a change.
+on ``max_examples_per_batch``, and half precision is measured in float32. Noise is not taken for a
+change: an explanation that draws any, with a generator (``KernelSmoothing``) or from the global
+random state (``NoiseTunnel``, ``GradientShap``, ``KernelShap``, ``Lime``, a function), draws the
+same for every point, and the global state is put back.
 
 The **geometry**: :func:`principal_curvature` and :func:`curvature_bound` take the model and the
 class that is explained, as Captum does, and measure half precision in float32.
@@ -27,6 +28,7 @@ from __future__ import annotations
 from captum_robust._utils.relevance import relevance_map
 from captum_robust.metrics.correlation import pearson_correlation, spearman_correlation
 from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
+from captum_robust.metrics.explained_relevance import explained_relevance
 from captum_robust.metrics.infidelity import infidelity
 from captum_robust.metrics.mean_squared_error import mean_squared_error
 from captum_robust.metrics.parameter_randomization import RankCorrelations, parameter_randomization
@@ -42,6 +44,7 @@ __all__ = [
     "FlippingCurves",
     "RankCorrelations",
     "curvature_bound",
+    "explained_relevance",
     "explanation_stability",
     "infidelity",
     "mean_squared_error",

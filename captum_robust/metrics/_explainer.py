@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from captum.attr import Attribution
-from torch import Tensor
+from torch import Tensor, nn
 
-from captum_robust._utils.attributions import attribute_detached, draws_of
+from captum_robust._utils.attributions import attribute_detached, draws_of, innermost
 from captum_robust._utils.batching import expand_per_example_arguments
-from captum_robust._utils.randomness import seed_from
+from captum_robust._utils.randomness import global_state, seed_from, seeded_global_state
 from captum_robust._utils.types import Tensors
 
 
@@ -33,10 +35,12 @@ def resolve(explanation_func: Any) -> tuple[Attribution | None, dict[str, Any]]:
 
 
 class Arguments:
-    """The keywords of an explanation, for any number of copies of the examples.
+    """The keywords of an explanation, for any number of copies of the examples, and its draws.
 
-    An explanation that draws noise (KernelSmoothing) is seeded alike every time, so that a
-    difference of two explanations is not one of their noise.
+    An explanation that draws noise draws the same each time, so that a difference of two
+    explanations is not one of their noise. This library's take a generator. Captum's, functions,
+    and models in training mode (dropout) draw from the global state, which is seeded for the call
+    and put back.
     """
 
     def __init__(
@@ -47,17 +51,41 @@ class Arguments:
             raise ValueError(
                 "return_convergence_delta: the metric compares attributions alone. Leave it out."
             )
-        self.draws = draws_of(method).from_generator
-        self._device, self._seed = generator.device, None
-        if self.draws and "generator" not in self._kwargs:
-            self._seed = seed_from(generator)
+        known = draws_of(method)
+        self.draws = known.from_generator or known.from_global_state
+        """Whether noise is drawn, as far as is known; see :meth:`same_draws`."""
+        self._device = generator.device
+        # Where nothing may be drawn at all, nothing is taken from the generator either.
+        self._seed = seed_from(generator) if self.draws else generator.initial_seed()
+        self._makes_generator = known.from_generator and self._kwargs.get("generator") is None
+        self._seeds_global_state = known.from_global_state or _may_draw(method)
 
     def expanded(self, inputs: Tensors, copies: int) -> dict[str, Any]:
         """What to call the explanation with, given ``copies`` adjacent copies of each example."""
         kwargs = expand_per_example_arguments(copies, inputs, self._kwargs)
-        if self._seed is not None:
+        if self._makes_generator:
             kwargs["generator"] = torch.Generator(self._device).manual_seed(self._seed)
         return kwargs
+
+    @contextmanager
+    def same_draws(self) -> Iterator[None]:
+        """A block whose draws are those of every other; ``draws`` is known for sure after one."""
+        if not self._seeds_global_state:
+            yield
+            return
+        with seeded_global_state(self._seed, [self._device]):
+            before = None if self.draws else global_state([self._device])
+            yield
+            self.draws = self.draws or global_state([self._device]) != before
+            self._seeds_global_state = self.draws
+
+
+def _may_draw(method: Attribution | None) -> bool:
+    """Whether ``method`` may draw from the global state though its kind does not."""
+    model = innermost(method).forward_func if method is not None else None
+    if isinstance(model, nn.Module):
+        return any(module.training for module in model.modules())
+    return True
 
 
 class Explainer:
@@ -80,12 +108,16 @@ class Explainer:
         self._attribution, bound = resolve(explanation_func)
         self._function = explanation_func
         self._arguments = Arguments(self._attribution, bound, kwargs, generator)
-        self.draws = self._arguments.draws
+
+    @property
+    def draws(self) -> bool:
+        """Whether noise is drawn, whose shape is that of the batch; known after the first call."""
+        return self._arguments.draws
 
     def __call__(self, points: Any, inputs: Tensors, copies: int = 1) -> Tensors:
         """Explain ``copies`` adjacent copies of each example of ``inputs``."""
         kwargs = self._arguments.expanded(inputs, copies)
-        with torch.no_grad():
+        with torch.no_grad(), self._arguments.same_draws():
             if self._attribution is not None:
                 result = attribute_detached(self._attribution, points, **kwargs)
             else:

@@ -118,9 +118,9 @@ class Neighbourhood:
             n_perturb_samples, max_examples_per_batch, self.inputs
         )
         self._explainer = Explainer(explanation_func, kwargs, generator)
+        self.clean = self.explain(self.inputs)
         if self._explainer.draws:
             self.copies_at_once = 1  # its noise has the shape of the batch
-        self.clean = self.explain(self.inputs)
 
     def explain(self, points: Tensors, copies: int = 1) -> Tensors:
         """The explanations of ``copies`` points for each example, (N * copies, ...) each."""

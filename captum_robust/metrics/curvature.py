@@ -16,6 +16,7 @@ from captum_robust._utils.checks import (
     check_inputs,
     check_positive,
 )
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_normal
 from captum_robust._utils.types import Tensors
@@ -24,6 +25,7 @@ from captum_robust.metrics._eigenvalues import largest_eigenvalues
 from captum_robust.metrics._level_set import LevelSet, project_on_tangent_space
 
 
+@outside_inference_mode
 def principal_curvature(
     forward_func: Callable[..., Any],
     inputs: Tensor | Tensors,
@@ -105,6 +107,7 @@ class CurvatureBound(NamedTuple):
     """The length of the path on the surface, at least the geodesic distance of its ends."""
 
 
+@outside_inference_mode
 def curvature_bound(
     forward_func: Callable[..., Any],
     inputs: Tensor | Tensors,

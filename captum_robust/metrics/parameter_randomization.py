@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_inputs
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.randomness import fresh_generator, seed_from
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
@@ -27,6 +28,7 @@ class RankCorrelations(NamedTuple):
     absolute: Tensor
 
 
+@outside_inference_mode
 def parameter_randomization(
     explanation_func: Any,
     inputs: Tensor | Tensors,

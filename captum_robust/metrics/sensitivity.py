@@ -12,6 +12,7 @@ from captum import metrics as captum_metrics
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, rows
@@ -20,6 +21,7 @@ from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, ro
 _USUAL = (1e-12, 1e12)
 
 
+@outside_inference_mode
 def sensitivity_max(
     explanation_func: Any,
     inputs: Tensor | Tensors,
@@ -116,6 +118,7 @@ def sensitivity_max(
     return largest if normalize else largest * scale.to(largest)
 
 
+@outside_inference_mode
 def sensitivity_lipschitz(
     explanation_func: Any,
     inputs: Tensor | Tensors,

@@ -19,6 +19,7 @@ from captum_robust._utils.checks import (
     check_inputs,
     check_positive,
 )
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, seed_from, standard_normal
 from captum_robust._utils.types import Tensors
@@ -29,6 +30,7 @@ from captum_robust.metrics._explainer import Arguments, resolve
 from captum_robust.metrics._neighbourhood import Neighbours, draw_copies
 
 
+@outside_inference_mode
 def sensitivity_gradient(
     attribution_method: Attribution,
     inputs: Tensor | Tensors,
@@ -90,7 +92,10 @@ def sensitivity_gradient(
     generator = fresh_generator(generator, x[0].device)
     arguments = Arguments(method, bound, kwargs, generator)
     chunk = copies_per_batch(n_perturb_samples, max_examples_per_batch, x)
-    chunk = 1 if arguments.draws else chunk  # its noise has the shape of the batch
+
+    def at_once() -> int:
+        return 1 if arguments.draws else chunk  # noise has the shape of the batch
+
     found = []
     forward_func = getattr(method, "forward_func", None)
     total = 1 + (n_perturb_samples if perturb_radius > 0 else 0)
@@ -98,9 +103,10 @@ def sensitivity_gradient(
         tqdm(total=total, desc="sensitivity_gradient", disable=not show_progress) as bar,
         preserve_buffers(forward_func),
     ):
-        for points, starts, copies in _points(x, perturb_radius, total - 1, chunk, generator):
+        for points, starts, copies in _points(x, perturb_radius, total - 1, at_once, generator):
             extra = arguments.expanded(x, copies)
-            product = _jacobian_products(partial(_explained, explain, is_tuple, extra), points)
+            with arguments.same_draws():
+                product = _jacobian_products(partial(_explained, explain, is_tuple, extra), points)
             found.append(_norms(product, starts, n_iterations, tolerance, copies))
             bar.update(copies)
     values, done = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
@@ -111,7 +117,11 @@ def sensitivity_gradient(
 
 
 def _points(
-    inputs: Tensors, radius: float, n_samples: int, at_once: int, generator: torch.Generator
+    inputs: Tensors,
+    radius: float,
+    n_samples: int,
+    at_once: Callable[[], int],
+    generator: torch.Generator,
 ) -> Iterator[tuple[Tensors, Tensors, int]]:
     """The inputs, then random points around them, each with a random first vector."""
     # Two streams, so that neither depends on how many copies the other draws at once.
@@ -121,7 +131,7 @@ def _points(
     if n_samples == 0:
         return
     neighbours = Neighbours(inputs, None, radius, generator)
-    for copies in split(n_samples, at_once):
+    for copies in split(n_samples, at_once()):
         starts = draw_copies(standard_normal, inputs, copies, for_starts)
         yield neighbours.draw(copies), tuple(s.flatten(0, 1) for s in starts), copies
 

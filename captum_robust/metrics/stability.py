@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, rows
@@ -16,6 +17,7 @@ from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, ro
 _HALVINGS = 56
 
 
+@outside_inference_mode
 def explanation_stability(
     explanation_func: Any,
     inputs: Tensor | Tensors,
