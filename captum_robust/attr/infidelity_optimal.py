@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from captum.attr import PerturbationAttribution
 from captum.log import log_usage
-from torch import Tensor
 
 from captum_robust._utils.batching import copies_at_once
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_count, checked
 from captum_robust._utils.explained_output import ExplainedOutput
 from captum_robust._utils.randomness import fresh_generator
-from captum_robust.attr._infidelity.optima import Problem, optimum
+from captum_robust._utils.types import TensorOrTensors
+from captum_robust.attr._infidelity.optima import optimum
+from captum_robust.attr._infidelity.problem import Problem
 from captum_robust.perturbations import GaussianBaseline, Perturbation, Points, SquareRemoval
+from captum_robust.perturbations.points import Baselines, FeatureMask
 
 
 class InfidelityOptimal(PerturbationAttribution):
@@ -40,7 +42,7 @@ class InfidelityOptimal(PerturbationAttribution):
             form, global for removals and ``BaselineShift``, local for the others.
 
     Raises:
-        TypeError: ``perturbation`` is no ``Perturbation``.
+        TypeError: ``perturbation`` is not a ``Perturbation``.
 
     References:
         Yeh et al. 2019, "On the (in)fidelity and sensitivity of explanations", Proposition 2.1.
@@ -74,16 +76,16 @@ class InfidelityOptimal(PerturbationAttribution):
     @checked
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
-        baselines: Any = None,
+        inputs: TensorOrTensors,
+        baselines: Baselines = None,
         target: Any = None,
         additional_forward_args: Any = None,
-        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        feature_mask: FeatureMask = None,
         n_samples: int | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Any:
+    ) -> TensorOrTensors:
         """Explain ``inputs``.
 
         Args:
@@ -97,8 +99,9 @@ class InfidelityOptimal(PerturbationAttribution):
                 spread over their features, so that they sum to the group's.
             n_samples: Number of perturbations of each example (gradients, for
                 ``GaussianBaseline``). None: every feature, baseline or square (of more than 10,000
-                squares 3,000), 2 K + 2048 subsets of K features, 50 gradients, 2,000 of what else.
-                Where the distribution has no more members, each is taken once, without chance.
+                squares 3,000), 2 K + 2048 subsets of K features, 50 gradients, 2,000 of all
+                else. Where the distribution has no more members, each is taken once, without
+                chance.
             perturbations_per_eval: Copies of each example that the model is given at once; None:
                 what suits the device.
             show_progress: Whether to show a bar.
@@ -148,9 +151,9 @@ class Square(InfidelityOptimal):
     .. math:: \phi^* = \operatorname{argmin}_\phi \sum_Z
               \left(Z^\top \phi - (f(x) - f(x - Z \odot (x - x_0)))\right)^2
 
-    over all squares :math:`Z`, or a sample of them. :math:`E[Z Z^\top]` is in closed form, and the
-    overlap of two squares a product: of n squares in an image of d pixels neither the n x d matrix
-    nor, where n < d, the d x d matrix is ever made.
+    over all squares :math:`Z`, or a sample of them; in a series they are intervals, in a volume
+    cubes. :math:`E[Z Z^\top]` is in closed form, and the overlap of two squares a product: for n
+    squares in an image of d pixels the n x d matrix is never made, nor, where n < d, the d x d one.
 
     The squares' sizes are part of the question. The default is that of the paper, for images of
     28 x 28; ``range(8, 81, 8)`` are the same parts of 224 x 224.
@@ -159,9 +162,13 @@ class Square(InfidelityOptimal):
         forward_func: The model, or any function that calls it.
         sizes: Sides of the squares in pixels.
         multiply_by_inputs: Whether to give global attributions (the default, as in the paper).
+        channel_dim: Dimension of the inputs that holds channels; all others but the first are
+            places. A tuple gives one per input. None: 1 for images (N, C, H, W) and volumes
+            (N, C, D, H, W); for series, 1 for (N, C, T) and 2 for (N, T, C), it must be said.
 
     Raises:
-        ValueError: ``sizes`` is empty or has a number below one.
+        ValueError: ``sizes`` is empty or has a number below one; ``attribute`` is given inputs that
+            squares do not fit into, or whose channels are not known.
 
     References:
         Yeh et al. 2019, "On the (in)fidelity and sensitivity of explanations", Section 2.4.
@@ -180,8 +187,9 @@ class Square(InfidelityOptimal):
         forward_func: Callable[..., Any],
         sizes: Iterable[int] = range(1, 11),
         multiply_by_inputs: bool = True,
+        channel_dim: int | tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(forward_func, SquareRemoval(sizes), multiply_by_inputs)
+        super().__init__(forward_func, SquareRemoval(sizes, channel_dim), multiply_by_inputs)
 
 
 class NoisyBaseline(InfidelityOptimal):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from captum_robust._utils.captum import format_inputs
+from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.randomness import fresh_generator
-from captum_robust._utils.types import Tensors
-from captum_robust.perturbations.points import Points
+from captum_robust._utils.types import TensorOrTensors, Tensors
+from captum_robust.perturbations.points import Baselines, FeatureMask, Points
 from captum_robust.perturbations.stream import Stream, copies_of, first_copies
 
 
@@ -93,6 +93,18 @@ class Perturbation(ABC):
             shifts = tuple(i / d for i, d in zip(shifts, differences, strict=True))
         return shifts, perturbed
 
+    def stream(
+        self,
+        points: Points,
+        generator: torch.Generator,
+        multiply_by_inputs: bool | None = None,
+    ) -> Stream:
+        """Samples as :meth:`sample` draws them, in portions of any size that do not change them."""
+        draw = partial(
+            self.sample, points, generator=generator, multiply_by_inputs=multiply_by_inputs
+        )
+        return Stream(points, draw)
+
     def second_moment(self, points: Points, multiply_by_inputs: bool | None = None) -> Tensor:
         r"""The exact :math:`E[I I^\top]`, for small inputs: it has d x d entries for d features.
 
@@ -116,9 +128,9 @@ class Perturbation(ABC):
         generator: torch.Generator | None = None,
         *,
         n_examples: int | None = None,
-        feature_mask: Tensor | Tensors | None = None,
+        feature_mask: FeatureMask = None,
         multiply_by_inputs: bool | None = None,
-    ) -> Callable[..., tuple[Any, Any]]:
+    ) -> Callable[..., tuple[Tensor | Tensors, Tensor | Tensors]]:
         """This distribution as ``perturb_func`` of :func:`captum.metrics.infidelity`.
 
         Args:
@@ -141,10 +153,12 @@ class Perturbation(ABC):
             tensor([0.])
         """
         self.check_feature_mask(feature_mask)
-        generator = fresh_generator(generator)
+        source = fresh_generator(generator)
         stream: Stream | None = None
 
-        def perturb(inputs: Any, baselines: Any = None) -> tuple[Any, Any]:
+        def perturb(
+            inputs: TensorOrTensors, baselines: Baselines = None
+        ) -> tuple[TensorOrTensors, TensorOrTensors]:
             nonlocal stream
             is_tuple, rows = format_inputs(inputs)
             n_copies = 1
@@ -154,14 +168,16 @@ class Perturbation(ABC):
                 baselines = first_copies(baselines, n_copies, n_examples)
             points = Points.of(rows, baselines, feature_mask)
             if n_examples is None or stream is None or not stream.points.same_as(points):
-                stream = Stream(self, points, generator, multiply_by_inputs)
-            drawn = (tuple(t.flatten(0, 1) for t in part) for part in stream.take(n_copies))
-            multipliers, perturbed = drawn
-            return (multipliers, perturbed) if is_tuple else (multipliers[0], perturbed[0])
+                stream = self.stream(points, source, multiply_by_inputs)
+            drawn = stream.take(n_copies)
+            multipliers, perturbed = (
+                format_output(is_tuple, tuple(t.flatten(0, 1) for t in part)) for part in drawn
+            )
+            return multipliers, perturbed
 
         return perturb
 
-    def check_feature_mask(self, feature_mask: Any) -> None:
+    def check_feature_mask(self, feature_mask: FeatureMask) -> None:
         """Raise ValueError where a feature mask is given that the distribution would ignore."""
         if feature_mask is not None and not self.takes_feature_mask:
             raise ValueError(
@@ -169,10 +185,11 @@ class Perturbation(ABC):
                 "or take FeatureRemoval or ShapleyRemoval."
             )
 
-    def _check(self, shifts: Any, points: Points, n_samples: int) -> None:
+    def _check(self, shifts: object, points: Points, n_samples: int) -> None:
         wanted = [(len(points), n_samples, *x.shape[1:]) for x in points.inputs]
-        is_tuple = isinstance(shifts, (tuple, list))
-        given = [tuple(i.shape) for i in shifts] if is_tuple else type(shifts).__name__
+        given: object = type(shifts).__name__
+        if isinstance(shifts, (tuple, list)):
+            given = [tuple(i.shape) for i in shifts]
         if given != wanted:
             raise ValueError(
                 f"shifts of {type(self).__name__} must be a tuple of tensors of the shapes "
@@ -183,5 +200,6 @@ class Perturbation(ABC):
         return self.multiplies_by_inputs if multiply_by_inputs is None else multiply_by_inputs
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        public = {k: v for k, v in vars(self).items() if v is not None and k[0] != "_"}
+        settings = ", ".join(f"{k}={v!r}" for k, v in public.items())
         return f"{type(self).__name__}({settings})"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,12 @@ from torch import Tensor
 from captum_robust._utils.captum import format_inputs
 from captum_robust._utils.checks import check_floating_inputs, check_inputs
 from captum_robust._utils.types import Tensors
+
+Baselines = Tensor | float | tuple[Tensor | float, ...] | None
+"""As in Captum: None (0), a number, a tensor, or a tuple of these, one for each input."""
+
+FeatureMask = Tensor | tuple[Tensor, ...] | None
+"""As in Captum: integer tensors; features of the same number are one group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,12 @@ class Points:
     feature_mask: Tensors | None = None
 
     @classmethod
-    def of(cls, inputs: Any, baselines: Any = None, feature_mask: Any = None) -> Points:
+    def of(
+        cls,
+        inputs: Tensor | Tensors,
+        baselines: Baselines = None,
+        feature_mask: FeatureMask = None,
+    ) -> Points:
         """Make points of what Captum's ``attribute`` takes.
 
         Args:
@@ -87,8 +97,8 @@ def flat(tensor: Tensor, start: int = 1) -> Tensor:
     return tensor.reshape(*tensor.shape[:start], -1)
 
 
-def _one_each(name: str, value: Any, n_inputs: int) -> Sequence[Any]:
-    values = value if isinstance(value, tuple) else (value,)
+def _one_each(name: str, value: object, n_inputs: int) -> Sequence[object]:
+    values: Sequence[object] = value if isinstance(value, tuple) else (value,)
     if value is None:
         values = (None,) * n_inputs
     if len(values) != n_inputs:
@@ -96,7 +106,7 @@ def _one_each(name: str, value: Any, n_inputs: int) -> Sequence[Any]:
     return values
 
 
-def _baseline_of(x: Tensor, baseline: Any) -> Tensor:
+def _baseline_of(x: Tensor, baseline: object) -> Tensor:
     if baseline is None:
         baseline = 0.0
     if not isinstance(baseline, (Tensor, Real)):
@@ -104,9 +114,7 @@ def _baseline_of(x: Tensor, baseline: Any) -> Tensor:
             f"baselines must be numbers or tensors, got {type(baseline).__name__}; for several "
             "inputs a tuple of these."
         )
-    if not isinstance(baseline, Tensor):
-        baseline = torch.as_tensor(baseline, dtype=x.dtype)
-    baseline = baseline.detach().to(x)
+    baseline = torch.as_tensor(baseline, dtype=x.dtype, device=x.device).detach()
     if not bool(torch.isfinite(baseline).all()):
         raise ValueError("baselines has NaN or Inf. Find it with torch.isfinite(baselines).")
     if baseline.dim() == 0:
@@ -119,7 +127,7 @@ def _baseline_of(x: Tensor, baseline: Any) -> Tensor:
     return baseline
 
 
-def _mask_of(x: Tensor, mask: Any) -> Tensor:
+def _mask_of(x: Tensor, mask: object) -> Tensor:
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"feature_mask must be an integer tensor, got {kind}; use .long().")

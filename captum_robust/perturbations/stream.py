@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from torch import Tensor
 from captum_robust._utils.types import Tensors
 from captum_robust.perturbations.points import Points
 
-if TYPE_CHECKING:
-    from captum_robust.perturbations.base import Perturbation
+Sample = Callable[[int], tuple[Tensors, Tensors]]
+"""From a number of draws n to what multiplies attributions and to x - I, (N, n, ...) each."""
+
+Baselines = TypeVar("Baselines")
 
 # Numbers in a block of draws. Its size never depends on how many draws are asked for at a time.
 _BLOCK = 2**18
@@ -20,23 +23,18 @@ _BLOCK = 2**18
 class Stream:
     """Hands out samples of a perturbation, from blocks of a fixed size.
 
+    A generator gives other numbers where it is asked for them in other portions. The stream always
+    asks for the same portions, and cuts them as its user needs them.
+
     Args:
-        perturbation: The distribution.
         points: What is perturbed.
-        generator: Where random numbers come from.
-        multiply_by_inputs: As in ``Perturbation.sample``.
+        sample: Draws n perturbations of each example of ``points``; distribution, generator and
+            form are bound (``Perturbation.stream`` does that).
     """
 
-    def __init__(
-        self,
-        perturbation: Perturbation,
-        points: Points,
-        generator: torch.Generator,
-        multiply_by_inputs: bool | None,
-    ) -> None:
+    def __init__(self, points: Points, sample: Sample) -> None:
         self.points = points
-        self._perturbation, self._generator = perturbation, generator
-        self._multiply_by_inputs = multiply_by_inputs
+        self._sample = sample
         self._block_size = max(1, _BLOCK // sum(x.numel() for x in points.inputs))
         self._rest: list[Tensor] = []
 
@@ -46,7 +44,8 @@ class Stream:
         missing = n_samples
         while missing > 0:
             if not self._rest or len(self._rest[0][0]) == 0:
-                self._rest = self._draw()
+                multipliers, perturbed = self._sample(self._block_size)
+                self._rest = [*multipliers, *perturbed]
             parts.append([tensor[:, :missing] for tensor in self._rest])
             self._rest = [tensor[:, missing:] for tensor in self._rest]
             missing -= parts[-1][0].shape[1]
@@ -54,27 +53,25 @@ class Stream:
         half = len(whole) // 2
         return whole[:half], whole[half:]
 
-    def _draw(self) -> list[Tensor]:
-        multipliers, perturbed = self._perturbation.sample(
-            self.points, self._block_size, self._generator, self._multiply_by_inputs
-        )
-        return [*multipliers, *perturbed]
-
 
 def copies_of(n_examples: int, n_rows: int) -> int:
     """How often each of ``n_examples`` was repeated to make ``n_rows``."""
     if n_rows % n_examples:
         raise ValueError(
-            f"n_examples: {n_rows} rows are no copies of {n_examples} examples. Give the number of "
-            "examples that the metric is given."
+            f"n_examples: {n_rows} rows are not copies of {n_examples} examples. Give the number "
+            "of examples that the metric is given."
         )
     return n_rows // n_examples
 
 
-def first_copies(value: Any, n_copies: int, n_examples: int) -> Any:
+def first_copies(baselines: Baselines, n_copies: int, n_examples: int) -> Baselines:
     """One copy of each example, of baselines that a metric may have repeated as it did inputs."""
-    if isinstance(value, tuple):
-        return tuple(first_copies(v, n_copies, n_examples) for v in value)
-    if isinstance(value, Tensor) and value.dim() and len(value) == n_copies * n_examples:
-        return value[::n_copies]
-    return value
+
+    def first(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(map(first, value))
+        if isinstance(value, Tensor) and value.dim() and len(value) == n_copies * n_examples:
+            return value[::n_copies]
+        return value
+
+    return cast("Baselines", first(baselines))

@@ -14,6 +14,7 @@ from torch import nn
 from captum_robust import zoo
 from captum_robust.attr import InfidelityOptimal, NoisyBaseline, Square
 from captum_robust.attr._infidelity import optima as _optima
+from captum_robust.attr._infidelity import squares as _squares
 from captum_robust.perturbations import (
     BaselineShift,
     CoordinateStep,
@@ -25,6 +26,7 @@ from captum_robust.perturbations import (
     ShapleyRemoval,
     SquareRemoval,
 )
+from captum_robust.perturbations.grid import Grid
 
 SINGULAR = "the second moment of the perturbation is singular"
 
@@ -520,7 +522,7 @@ def test_sampled_squares_are_a_ridge_chosen_by_leaving_one_out(n_samples, is_glo
     x[1, :, :2] = 0  # at the baseline
     explain = Square(model, [1, 2, 3], is_global)
     got = explain.attribute(x, target=1, n_samples=n_samples, generator=rng(4))
-    grid = SquareRemoval([1, 2, 3]).grid(x)
+    grid = Grid((1, 2, 3), (6, 6))
     masks = grid.draw(n_samples, rng(4)).masks().double()
     f = f_of(model, 1)
     for i in range(2):
@@ -535,7 +537,7 @@ def test_many_sampled_squares_are_a_ridge_chosen_by_generalised_cross_validation
     """More than two samples for each pixel. The pixels of a channel share in their square."""
     model, x = Smooth(36), normal(1, 1, 6, 6)
     got = Square(model, [1, 2, 3], is_global).attribute(x, target=1, n_samples=75, generator=rng(4))
-    masks = SquareRemoval([1, 2, 3]).grid(x).draw(75, rng(4)).masks().double()
+    masks = Grid((1, 2, 3), (6, 6)).draw(75, rng(4)).masks().double()
     f = f_of(model, 1)
     losses = f(x) - f(torch.where(masks.unsqueeze(1) == 1, 0.0, x[0]))
     rows = masks.flatten(1) if is_global else masks.flatten(1) * x.flatten()
@@ -786,8 +788,8 @@ def test_the_model_is_run_once_at_the_inputs_of_several_images():
 
 
 def test_too_many_squares_are_sampled(monkeypatch):
-    assert _optima._SOME_SQUARES == 3000
-    monkeypatch.setattr(_optima, "_SOME_SQUARES", 100)
+    assert _squares._SOME_SQUARES == 3000
+    monkeypatch.setattr(_squares, "_SOME_SQUARES", 100)
     model = Counting(lambda x: x.flatten(1).sum(1, keepdim=True))
     x = normal(1, 1, 60, 60)
     got = Square(model, [2, 3, 4]).attribute(x, target=0, generator=rng())

@@ -19,7 +19,7 @@ from captum_robust.perturbations import (
     ShapleyRemoval,
     SquareRemoval,
 )
-from captum_robust.perturbations.squares import Grid
+from captum_robust.perturbations.grid import Grid
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
@@ -201,21 +201,21 @@ GRIDS = pytest.mark.parametrize(
 @GRIDS
 def test_squares_are_numbered_and_multiplied_as_their_masks(height, width, sizes):
     masks = all_squares(height, width, sizes)
-    grid = Grid(tuple(sizes), height, width)
+    grid = Grid(tuple(sizes), (height, width))
     squares = grid.squares(torch.arange(len(grid)))
     assert len(grid) == len(masks) == len(squares)
     assert torch.equal(squares.masks().double(), masks)
     dense, pixels = masks.flatten(1), normal(2, height, width)
     values, weights = normal(2, len(masks)), normal(height, width, seed=4).square()
-    torch.testing.assert_close(squares.sums(pixels), pixels.flatten(1) @ dense.T)
-    torch.testing.assert_close(squares.spread(values).flatten(1), values @ dense)
+    torch.testing.assert_close(squares.matvec(pixels), pixels.flatten(1) @ dense.T)
+    torch.testing.assert_close(squares.rmatvec(values).flatten(1), values @ dense)
     torch.testing.assert_close(squares.gram(weights), (dense * weights.flatten()) @ dense.T)
-    torch.testing.assert_close(grid.pair_counts(torch.device("cpu")), dense.T @ dense)
+    torch.testing.assert_close(grid.normal_matrix(torch.device("cpu")), dense.T @ dense)
 
 
 def test_the_gram_matrix_of_more_squares_than_one_part_holds():
     dense = all_squares(14, 14, [3, 4]).flatten(1)
-    grid = Grid((3, 4), 14, 14)
+    grid = Grid((3, 4), (14, 14))
     assert len(grid) > 256
     weights = normal(14, 14).square()
     got = grid.squares(torch.arange(len(grid))).gram(weights)
@@ -223,7 +223,7 @@ def test_the_gram_matrix_of_more_squares_than_one_part_holds():
 
 
 def test_drawn_squares_are_different_and_equally_likely():
-    grid, n_draws = Grid((1, 2), 3, 3), 4000
+    grid, n_draws = Grid((1, 2), (3, 3)), 4000
     counts = torch.zeros(len(grid))
     for seed in range(n_draws // 4):
         squares = grid.draw(4, rng(seed))
