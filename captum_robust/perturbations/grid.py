@@ -4,9 +4,10 @@ n squares of an image of d pixels are a 0-1 matrix :math:`Z`, (n, d). What least
 it has a short form, in one dimension (intervals) as in two (squares) and three (cubes):
 
 * :math:`Z p`, sums over squares. With the running sums of p over all dimensions, the sum over a box
-  is a signed sum of the values at its :math:`2^D` corners (a summed-area table).
+  is a signed sum of the values at its :math:`2^D` corners (a summed-area table): plus at an end, minus
+  at a beginning, the signs of the dimensions multiplied.
 * :math:`Z' v`, what all squares put on each pixel: the transposed operation. Put the values at the
-  corners, with the same signs, and form the running sums.
+  corners, plus at a beginning and minus at an end, and form the running sums.
 * :math:`Z\,\mathrm{diag}(w)\,Z'`, the Gram matrix, (n, n). Two squares share a box; the entry is
   the sum of w over that box, again from a summed-area table.
 * :math:`Z'Z` over *all* squares of a size: how many of them cover two given pixels. A square covers
@@ -169,7 +170,8 @@ class Squares:
         leading = values.shape[:-1]
         padded = [length + 1 for length in self.shape]
         corners = values.new_zeros(*leading, prod(padded))
-        for sign, corner in _corners(self.first, self.end):
+        # A running sum takes a value up where its square begins and drops it where it ends.
+        for sign, corner in _corners(first=self.end, end=self.first):
             place = _flat_index(corner, self.shape).expand_as(values)
             corners.scatter_add_(-1, place, sign * values)
         table = corners.view(*leading, *padded)
