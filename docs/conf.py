@@ -51,7 +51,10 @@ napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:class", r"(?!captum_robust).*"),  # types in signatures, as they are spelled
-    (r"py:(class|obj)", r"captum_robust\.(.*\.)?_\w+\..*"),  # bases that users have no business with
+    (
+        r"py:(class|obj)",
+        r"captum_robust\.(.*\.)?_\w+\..*",
+    ),  # bases that users have no business with
     (r"py:.*", r"captum_robust\.(certificates|audit)(\..*)?"),  # to come
     (r"py:.*", r"(numpy|torchvision)(\..*)?"),
 ]

@@ -18,6 +18,9 @@ change: an explanation that draws any, with a generator (``KernelSmoothing``) or
 random state (``NoiseTunnel``, ``GradientShap``, ``KernelShap``, ``Lime``, a function), draws the
 same for every point, and the global state is put back.
 
+The **foolings** (Heo et al. 2019) compare the maps of a model with those of the model that was
+manipulated; :func:`fooling_success_rate` counts the examples.
+
 The **geometry**: :func:`principal_curvature` and :func:`curvature_bound` take the model and the
 class that is explained, as Captum does, and measure half precision in float32.
 :func:`pixel_flipping` gives curves, and their area.
@@ -29,7 +32,16 @@ from captum_robust._utils.relevance import relevance_map
 from captum_robust.metrics.correlation import pearson_correlation, spearman_correlation
 from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
 from captum_robust.metrics.explained_relevance import explained_relevance
+from captum_robust.metrics.fooling import (
+    FoolingIntervals,
+    active_fooling,
+    center_mass_fooling,
+    location_fooling,
+    top_k_fooling,
+)
+from captum_robust.metrics.fooling_success_rate import FoolingRate, fooling_success_rate
 from captum_robust.metrics.infidelity import infidelity
+from captum_robust.metrics.local_top_k import local_top_k_intersection
 from captum_robust.metrics.mean_squared_error import mean_squared_error
 from captum_robust.metrics.parameter_randomization import RankCorrelations, parameter_randomization
 from captum_robust.metrics.pixel_flipping import FlippingCurves, pixel_flipping
@@ -42,11 +54,18 @@ from captum_robust.metrics.top_k import top_k_intersection
 __all__ = [
     "CurvatureBound",
     "FlippingCurves",
+    "FoolingIntervals",
+    "FoolingRate",
     "RankCorrelations",
+    "active_fooling",
+    "center_mass_fooling",
     "curvature_bound",
     "explained_relevance",
     "explanation_stability",
+    "fooling_success_rate",
     "infidelity",
+    "local_top_k_intersection",
+    "location_fooling",
     "mean_squared_error",
     "parameter_randomization",
     "pearson_correlation",
@@ -58,5 +77,6 @@ __all__ = [
     "sensitivity_max",
     "spearman_correlation",
     "structural_similarity",
+    "top_k_fooling",
     "top_k_intersection",
 ]

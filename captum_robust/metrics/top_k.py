@@ -52,16 +52,22 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
 
 def top_k_share(x: Tensor, y: Tensor, k: int) -> Tensor:
     """Size of the intersection of the top-k sets of (n, ...) and (n, ...), over k: (n,)."""
+    check_k(x, k)
+    shared = is_top_k(x.flatten(1), k) & is_top_k(y.flatten(1), k)
+    return shared.sum(1).to(x.dtype) / k
+
+
+def check_k(x: Tensor, k: int) -> None:
+    """Raise ValueError unless an example of (n, ...) has k features."""
     n_features = x[0].numel()
     if not 1 <= k <= n_features:
         raise ValueError(
             f"k must be from 1 to the number of features of one example, {n_features}, got {k}."
         )
-    shared = _is_top_k(x.flatten(1), k) & _is_top_k(y.flatten(1), k)
-    return shared.sum(1).to(x.dtype) / k
 
 
-def _is_top_k(x: Tensor, k: int) -> Tensor:
+def is_top_k(x: Tensor, k: int) -> Tensor:
+    """Which numbers of a row are among its k largest, the first of equal ones first: (n, F)."""
     # Which of several equal numbers `topk` picks depends on the device; its k-th value does not.
     threshold = x.topk(k, dim=1).values[:, -1:]
     above, at = x > threshold, x == threshold

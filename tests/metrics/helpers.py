@@ -83,7 +83,7 @@ def mostly_zero(shape, seed):
 
 def relevance(shape, seed):
     explanations = torch.randn((shape[0], 3, *shape[1:]), generator=rng(seed), dtype=torch.float64)
-    return relevance_map(explanations)
+    return relevance_map(explanations, channel_dim=1)
 
 
 def tiny(shape, seed):
