@@ -62,7 +62,7 @@ def bare(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], None]:
 def atex(model: nn.Module, steps: int) -> ATEXTrainer:
     """ATEX on the same number of samples as the step written out."""
     return ATEXTrainer(
-        model, delta1=0.32, delta2=0.32, norm=math.inf, n_across=ACROSS,
+        model, delta1=0.32, delta2=0.32, norm=math.inf, n_perpendicular=ACROSS,
         temperature=TEMPERATURE, steps_per_batch=steps,
     )  # fmt: skip
 

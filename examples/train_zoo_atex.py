@@ -66,7 +66,7 @@ trainer = ATEXTrainer(
     delta2=0.5,
     alpha=10.0,
     temperature=1.0,
-    n_across=1,
+    n_perpendicular=1,
     search=1,
     steps_per_batch=REPEATS,
     scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, RATE, total_steps=STEPS),

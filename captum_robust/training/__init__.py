@@ -7,8 +7,8 @@ paper's baseline), :class:`GradientPenalty` (the naive solution), :class:`Advers
 ``pip install ".[training]"``.
 """
 
-from captum_robust.training.atex import ATEX, ATEXTrainer, points_across, points_along
-from captum_robust.training.batch import Batch, Draws
+from captum_robust.training.atex import ATEX, ATEXTrainer
+from captum_robust.training.batch import Batch
 from captum_robust.training.callbacks import EarlyStopping
 from captum_robust.training.checkpoints import Checkpoints
 from captum_robust.training.directions import SmoothGradDirections
@@ -18,10 +18,19 @@ from captum_robust.training.objectives import (
     CrossEntropy,
     Distillation,
     GradientPenalty,
+    Imitation,
     Objective,
     distillation_loss,
 )
+from captum_robust.training.points import (
+    NeighbourhoodPoints,
+    points_parallel,
+    points_perpendicular,
+)
+from captum_robust.training.randomness import Draws
+from captum_robust.training.search import PerpendicularSearch
 from captum_robust.training.softplus import SoftplusNetwork
+from captum_robust.training.state import EpochRecord, Progress, TrainingState
 from captum_robust.training.trainer import Trainer
 
 __all__ = [
@@ -35,12 +44,18 @@ __all__ = [
     "Distillation",
     "Draws",
     "EarlyStopping",
+    "EpochRecord",
     "GradientPenalty",
+    "Imitation",
+    "NeighbourhoodPoints",
     "Objective",
+    "PerpendicularSearch",
+    "Progress",
     "SmoothGradDirections",
     "SoftplusNetwork",
     "Trainer",
+    "TrainingState",
     "distillation_loss",
-    "points_across",
-    "points_along",
+    "points_parallel",
+    "points_perpendicular",
 ]

@@ -2,62 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-_CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def derived_seed(*parts: int | str) -> int:
-    """A seed that is a function of ``parts`` alone, well mixed: neighbours have nothing in common.
-
-    Example:
-        >>> derived_seed(0, "step", 7) == derived_seed(0, "step", 7) != derived_seed(0, "step", 8)
-        True
-    """
-    digest = blake2b(repr(parts).encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "little")
-
-
-class Draws:
-    """The random numbers of one step, the same however many processes share its batch.
-
-    Each process draws for the examples of all of them and takes its own. The numbers depend on the
-    seed alone, so nothing about them needs to be saved with a checkpoint.
-
-    Args:
-        seed: Seed of this step, the same on every process.
-        device: Where the numbers are drawn.
-        rank: Which of the processes this is.
-        n_processes: How many there are.
-    """
-
-    def __init__(
-        self, seed: int, device: torch.device | str = "cpu", rank: int = 0, n_processes: int = 1
-    ) -> None:
-        self._generator = torch.Generator(device).manual_seed(seed)
-        self._rank, self._n_processes = rank, n_processes
-
-    def uniform(self, like: Tensor, *shape: int) -> Tensor:
-        """Uniform on (-1, 1), ``(N, *shape)`` for the N rows of ``like``, in its dtype."""
-        return 2 * self._own(torch.rand, like, shape) - 1
-
-    def normal(self, like: Tensor, *shape: int) -> Tensor:
-        """Standard normal, ``(N, *shape)`` for the N rows of ``like``, in its dtype."""
-        return self._own(torch.randn, like, shape)
-
-    def _own(self, draw: Any, like: Tensor, shape: Sequence[int]) -> Tensor:
-        n = len(like)
-        everyone = draw(
-            (n * self._n_processes, *shape),
-            generator=self._generator, device=self._generator.device, dtype=like.dtype,
-        )  # fmt: skip
-        return everyone[n * self._rank : n * (self._rank + 1)]
+from captum_robust._utils.forward import logits_of
+from captum_robust.training.randomness import Draws
 
 
 @dataclass(frozen=True)
@@ -65,42 +18,120 @@ class Batch:
     """Examples of one step.
 
     Attributes:
-        inputs: (N, ...), floating-point.
-        labels: (N,), classes; None where the loader gives none.
+        inputs: (N, ...), floating-point: what is moved, and explained.
+        labels: What the loader gives as the second part, a row per example; None where it gives
+            none.
         draws: Random numbers of this step.
         repeat: How many steps were taken on these very inputs before this one.
+        additional_forward_args: What else the model takes, as in Captum: a tensor with a row per
+            example is repeated for the points beside it.
     """
 
     inputs: Tensor
     labels: Tensor | None
     draws: Draws
     repeat: int = 0
+    additional_forward_args: tuple[Any, ...] = ()
+
+    def output(self, model: nn.Module, *groups: Tensor) -> Tensor:
+        """The model's output at groups of points in one pass.
+
+        Args:
+            model: The student or the teacher.
+            *groups: (m N, ...) each, with any m: the m points of an example are adjacent.
+
+        Returns:
+            The outputs, one group after the other.
+        """
+        points = groups[0] if len(groups) == 1 else torch.cat(groups)
+        copies = [len(group) // len(self.inputs) for group in groups]
+        more = [self._expanded(a, copies) for a in self.additional_forward_args]
+        return logits_of(model(points, *more))
+
+    def _expanded(self, argument: Any, copies: list[int]) -> Any:
+        if not self._has_rows(argument) or copies == [1]:
+            return argument
+        return torch.cat([argument.repeat_interleave(m, 0) for m in copies])
+
+    @staticmethod
+    def _has_rows(argument: Any) -> bool:
+        return isinstance(argument, Tensor) and argument.dim() > 0
+
+    def rows(self, index: list[int]) -> Batch:
+        """The examples of an index alone."""
+        more = (a[index] if self._has_rows(a) else a for a in self.additional_forward_args)
+        labels = None if self.labels is None else self.labels[index]
+        return Batch(self.inputs[index], labels, self.draws, self.repeat, tuple(more))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        more = (a.to(device) if isinstance(a, Tensor) else a for a in self.additional_forward_args)
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(self.inputs.to(device), labels, self.draws, self.repeat, tuple(more))
 
 
-def unpack(loaded: Any) -> tuple[Tensor, Tensor | None]:
-    """Inputs and labels of what a loader yields: a tensor, or a sequence that starts with inputs.
+Unpack = Callable[[Any], Any]
+"""From what a loader yields to inputs, ``(inputs, labels)`` or ``((inputs, *more), labels)``."""
 
-    What comes second counts as labels if it is an integer class for each example.
+
+def read_batch(loaded: Any, draws: Draws, repeat: int = 0, unpack: Unpack | None = None) -> Batch:
+    """The batch of what a loader yields: inputs, or a sequence that starts with inputs and labels.
+
+    Inputs are a tensor, or a tuple of the tensor that is moved and what else the model takes.
+
+    Args:
+        loaded: What the loader yields.
+        draws: Random numbers of the step.
+        repeat: See :class:`Batch`.
+        unpack: The user's function that makes inputs and labels of ``loaded``.
 
     Raises:
         TypeError: It is neither.
         ValueError: The inputs are no floating-point batch.
     """
-    second = None
-    if isinstance(loaded, Tensor):
-        inputs = loaded
-    elif isinstance(loaded, Sequence) and loaded and isinstance(loaded[0], Tensor):
-        inputs, second = loaded[0], loaded[1] if len(loaded) > 1 else None
-    else:
-        raise TypeError(
-            f"loader must yield inputs or (inputs, labels, ...), got {type(loaded).__name__}. "
-            "Give the DataLoader a collate_fn that returns them."
+    if unpack is not None:
+        loaded = unpack(loaded)
+    first, labels = loaded, None
+    if isinstance(loaded, (tuple, list)) and loaded:
+        first, labels = loaded[0], loaded[1] if len(loaded) > 1 else None
+    inputs, more = _inputs(first)
+    _check_inputs(inputs)
+    _check_rows(more, len(inputs))
+    is_row = isinstance(labels, Tensor) and labels.dim() > 0 and len(labels) == len(inputs)
+    return Batch(inputs, labels if is_row else None, draws, repeat, more)
+
+
+def _inputs(first: Any) -> tuple[Any, tuple[Any, ...]]:
+    if isinstance(first, Tensor):
+        return first, ()
+    if isinstance(first, (tuple, list)) and first and isinstance(first[0], Tensor):
+        return first[0], tuple(first[1:])
+    raise TypeError(
+        f"loader must yield inputs or (inputs, labels, ...), got {type(first).__name__}. Say how "
+        "to read it: unpack=lambda batch: (batch['inputs'], batch['labels']). Where the model "
+        "takes more arguments, inputs is a tuple: ((inputs, more), labels)."
+    )
+
+
+def _check_rows(more: tuple[Any, ...], n: int) -> None:
+    for argument in more:
+        if isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) != n:
+            raise ValueError(
+                f"loader: what the model takes beside {n} inputs has {len(argument)} rows, shape "
+                f"{tuple(argument.shape)}. Give a row per example: argument.expand({n}, ...)."
+            )
+
+
+def _check_inputs(inputs: Tensor) -> None:
+    if inputs.is_floating_point() and inputs.dim() > 1 and len(inputs) > 0:
+        return
+    remedy = ""
+    if not inputs.is_floating_point():
+        remedy = (
+            " Integers cannot be moved: give embeddings, or numbers, as inputs and the integers as "
+            "what else the model takes: ((inputs, integers), labels)."
         )
-    if not inputs.is_floating_point() or inputs.dim() < 2 or len(inputs) == 0:
-        raise ValueError(
-            "loader must yield floating-point inputs with a batch dimension and examples, got "
-            f"{inputs.dtype} of shape {tuple(inputs.shape)}."
-        )
-    if not isinstance(second, Tensor) or second.shape != inputs.shape[:1]:
-        return inputs, None
-    return inputs, second.long() if second.dtype in _CLASSES else None
+    raise ValueError(
+        "loader must yield floating-point inputs with a batch dimension and examples, got "
+        f"{inputs.dtype} of shape {tuple(inputs.shape)}.{remedy}"
+    )

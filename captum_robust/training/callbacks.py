@@ -5,28 +5,27 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from captum_robust._utils.checks import check_count
+from captum_robust.training.state import EpochRecord, TrainingState
 
-if TYPE_CHECKING:
-    from captum_robust.training.trainer import Trainer
+Callback = Callable[[TrainingState, EpochRecord], "bool | None"]
+"""Called after each epoch; a true value ends the training.
 
-Row = dict[str, float]
-"""The record of an epoch: what was measured, by name."""
-
-Callback = Callable[["Trainer", Row], "bool | None"]
-"""Called after each epoch; a true value ends the training."""
+Where it has a method ``start(state, record)``, that is called before the first step, with what the
+validation gives for the student as it begins; a run that goes on from a checkpoint has begun.
+"""
 
 
 class EarlyStopping:
     """End the training when a measure gets no better, and go back to the best weights.
 
-    If the epochs run out first, the last weights stay. A training that it ended goes on when
-    ``fit`` is called again. The agreement with the teacher is perfect at the beginning and can
-    only fall: it is a measure to watch, not to monitor.
+    The weights before the training count, where ``monitor`` is a measure of the validation: a
+    training that makes all worse gives them back. If the epochs run out first, the last weights
+    stay. A training that it ended goes on when ``fit`` is called again. The agreement with the
+    teacher is perfect at the beginning and can only fall: watch it, and monitor something else.
 
     Args:
         monitor: Name in the record of an epoch, such as ``"val_stability"``.
@@ -51,12 +50,17 @@ class EarlyStopping:
     def __init__(
         self, monitor: str, patience: int = 3, minimize: bool = False, min_delta: float = 0.0
     ) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(
+                f"monitor must be a name in the record of an epoch, got {type(monitor).__name__}. "
+                'Write EarlyStopping("val_stability").'
+            )
         check_count(patience=patience)
         if not min_delta >= 0:
             raise ValueError(f"min_delta must be 0 or more, got {min_delta}.")
         self.monitor, self.patience = monitor, patience
         self.minimize, self.min_delta = minimize, min_delta
-        self._trainer: weakref.ref[Trainer] | None = None
+        self._state: weakref.ref[TrainingState] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -66,32 +70,44 @@ class EarlyStopping:
     def __repr__(self) -> str:
         return f"EarlyStopping({self.monitor!r}, patience={self.patience})"
 
-    def __call__(self, trainer: Trainer, row: Row) -> bool:
+    def start(self, state: TrainingState, record: EpochRecord) -> None:
+        """Take the weights before the training for the best so far, if they were measured."""
+        if self._state is not None and self._state() is state:
+            return  # it goes on
+        self._begin()
+        self._state = weakref.ref(state)
+        if self.monitor in record:
+            self._best, self._weights = self._signed(record), state.weights()
+
+    def __call__(self, state: TrainingState, record: EpochRecord) -> bool:
         """Compare an epoch with the best; say whether to stop."""
-        if self.monitor not in row:
+        if self.monitor not in record:
             raise ValueError(
-                f"monitor: the record of an epoch has no {self.monitor!r}, only {sorted(row)}. "
+                f"monitor: the record of an epoch has no {self.monitor!r}, only {sorted(record)}. "
                 "What starts with val_ needs validation=."
             )
-        if self._trainer is not None and self._trainer() is not trainer:
+        if self._state is not None and self._state() is not state:
             self._begin()
-        self._trainer = weakref.ref(trainer)
-        value = row[self.monitor] if self.minimize else -row[self.monitor]
+        self._state = weakref.ref(state)
+        value = self._signed(record)
         if value < self._best - self.min_delta:
-            self._best, self._waited, self._weights = value, 0, trainer.weights()
+            self._best, self._waited, self._weights = value, 0, state.weights()
             return False
         self._waited += 1
         if self._waited < self.patience:
             return False
         if self._weights is not None:
-            trainer.load_weights(self._weights)
+            state.load_weights(self._weights)
         return True
+
+    def _signed(self, record: EpochRecord) -> float:
+        return record[self.monitor] if self.minimize else -record[self.monitor]
 
     def state_dict(self) -> dict:
         """What a resumed run needs."""
         return {"best": self._best, "waited": self._waited, "weights": self._weights}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, saved: dict) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self._best, self._waited = state["best"], state["waited"]
-        self._weights, self._trainer = state["weights"], None
+        self._best, self._waited = saved["best"], saved["waited"]
+        self._weights, self._state = saved["weights"], None

@@ -11,16 +11,19 @@ from captum.attr import Saliency
 from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_count, check_positive
-from captum_robust._utils.forward import logits_of
+from captum_robust._utils.model_state import preserve_model
 from captum_robust.attr import KernelSmoothing
-from captum_robust.training.batch import Batch, derived_seed
+from captum_robust.outputs import Outputs
+from captum_robust.training.batch import Batch
+from captum_robust.training.predicted import PredictedScore
+from captum_robust.training.randomness import derived_seed
 
 # Noisy copies of a batch in one pass: no more memory than a training step on a few samples takes.
 _COPIES_AT_ONCE = 4
 
 
 class SmoothGradDirections:
-    r"""SmoothGrad of the predicted class, :math:`\phi(f, x)`, kept for inputs that come again.
+    r"""SmoothGrad of what is predicted, :math:`\phi(f, x)`, kept for inputs that come again.
 
     The noise of an example follows from its input, bit for bit, so the direction is a function of
     the input alone: the same in every step, epoch and process. It is computed once and kept.
@@ -34,33 +37,41 @@ class SmoothGradDirections:
         kept_bytes: Memory for directions kept from batch to batch; what does not fit is computed
             anew. They travel with checkpoints.
         seed: Of the noise.
+        output: What the model's outputs mean; None: logits of two or more classes.
 
     Raises:
         ValueError, TypeError: A count below one, a ``stdev`` that is not positive and finite, or
-            negative ``kept_bytes``.
+            negative ``kept_bytes``; when called, the model gives one number per example and
+            ``output`` is None.
 
     Example:
         >>> import torch
         >>> from captum_robust.training.batch import Batch, Draws
+        >>> from captum_robust.outputs import Regression
         >>> model = torch.nn.Linear(3, 1)
         >>> batch = Batch(torch.rand(2, 3), None, Draws(seed=0))
-        >>> directions = SmoothGradDirections(n_samples=4)(model, batch)
-        >>> torch.allclose(directions, model.weight.expand(2, 3))  # a linear model's gradient
+        >>> find = SmoothGradDirections(n_samples=4, output=Regression(tolerance=0.1))
+        >>> torch.allclose(find(model, batch), model.weight.expand(2, 3))  # of a linear model
         True
     """
 
     def __init__(
-        self, n_samples: int = 10, stdev: float = 0.2, kept_bytes: int = 2**28, seed: int = 0
+        self,
+        n_samples: int = 10,
+        stdev: float = 0.2,
+        kept_bytes: int = 2**28,
+        seed: int = 0,
+        output: Outputs | None = None,
     ) -> None:
         check_count(n_samples=n_samples)
         check_positive(stdev=stdev)
         if kept_bytes < 0:
             raise ValueError(f"kept_bytes must be 0 or more, got {kept_bytes}.")
         self.n_samples, self.stdev = n_samples, stdev
-        self.kept_bytes, self.seed = kept_bytes, seed
+        self.kept_bytes, self.seed, self.output = kept_bytes, seed, output
         self._kept: dict[bytes, Tensor] = {}
         self._size = 0
-        self._current: tuple[Tensor, Tensor] | None = None
+        self._current: tuple[Batch, Tensor] | None = None
         self._resumed: dict[bytes, Tensor] = {}
         self._model: weakref.ref[nn.Module] | None = None
 
@@ -76,22 +87,22 @@ class SmoothGradDirections:
             self._kept, self._size, self._current = {}, 0, None
         self._model = weakref.ref(model)
         again = batch.repeat > 0
-        if self._current is None or self._current[0] is not batch.inputs or not again:
+        if self._current is None or self._current[0].inputs is not batch.inputs or not again:
             # In the midst of a batch, a resumed run goes on with what the batch began with.
             known = self._resumed if again and self._resumed else self._kept
-            self._current = batch.inputs, self._of(model, batch.inputs, known)
+            self._current = batch, self._of(model, batch, known)
             self._resumed = {}
         return self._current[1]
 
-    def _of(self, model: nn.Module, inputs: Tensor, known: dict[bytes, Tensor]) -> Tensor:
-        keys = _keys(inputs)
-        directions = torch.empty_like(inputs)
+    def _of(self, model: nn.Module, batch: Batch, known: dict[bytes, Tensor]) -> Tensor:
+        keys = _keys(batch)
+        directions = torch.empty_like(batch.inputs)
         unknown = [i for i, key in enumerate(keys) if key not in known]
         for i in set(range(len(keys))).difference(unknown):
             directions[i] = known[keys[i]]
         if unknown:
             new = [keys[i] for i in unknown]
-            directions[unknown] = self._compute(model, inputs[unknown], new)
+            directions[unknown] = self._compute(model, batch.rows(unknown), new)
             for i in unknown:
                 self._keep(keys[i], directions[i])
         return directions
@@ -102,8 +113,8 @@ class SmoothGradDirections:
             self._kept[key] = direction.cpu().clone()
             self._size += size
 
-    def _compute(self, model: nn.Module, inputs: Tensor, keys: list[bytes]) -> Tensor:
-        device = inputs.device
+    def _compute(self, model: nn.Module, batch: Batch, keys: list[bytes]) -> Tensor:
+        inputs, device = batch.inputs, batch.inputs.device
         sources = [
             torch.Generator(device).manual_seed(derived_seed(self.seed, key.hex())) for key in keys
         ]
@@ -115,12 +126,13 @@ class SmoothGradDirections:
             ]
             return torch.stack(drawn)
 
-        with torch.autocast(device.type, enabled=False):
-            with torch.no_grad():
-                predicted = logits_of(model(inputs)).argmax(1)
-            return KernelSmoothing(Saliency(model)).attribute(
+        with torch.autocast(device.type, enabled=False), preserve_model(model):
+            more = batch.additional_forward_args
+            score = PredictedScore(model.eval(), inputs, more, self.output)
+            return KernelSmoothing(Saliency(score)).attribute(
                 inputs, kernel=noise, radius=self.stdev, n_samples=self.n_samples,
-                internal_batch_size=_COPIES_AT_ONCE * len(inputs), target=predicted, abs=False,
+                internal_batch_size=_COPIES_AT_ONCE * len(inputs), abs=False,
+                additional_forward_args=score.arguments,
             )  # fmt: skip
 
     def state_dict(self) -> dict:
@@ -139,7 +151,16 @@ class SmoothGradDirections:
         self._current = self._model = None
 
 
-def _keys(inputs: Tensor) -> list[bytes]:
-    """A digest of the bits of each example."""
-    rows: np.ndarray = inputs.detach().flatten(1).contiguous().view(torch.uint8).cpu().numpy()
-    return [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+def _keys(batch: Batch) -> list[bytes]:
+    """A digest of the bits of each example, and of what the model takes beside it."""
+    more = (a for a in batch.additional_forward_args if isinstance(a, Tensor) and a.dim() > 0)
+    parts = [_bytes_of(rows) for rows in (batch.inputs, *more)]
+    return [
+        blake2b(b"".join(row.tobytes() for row in example), digest_size=16).digest()
+        for example in zip(*parts, strict=True)
+    ]
+
+
+def _bytes_of(rows: Tensor) -> np.ndarray:
+    flat = rows.detach().reshape(len(rows), -1).contiguous()
+    return flat.view(torch.uint8).cpu().numpy()

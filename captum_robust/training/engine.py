@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from captum_robust.training.batch import Draws, derived_seed
+from captum_robust.training.randomness import Draws, derived_seed
 
 
 class Engine:
@@ -66,12 +64,17 @@ class Engine:
         """How many processes share each step."""
         return self.accelerator.num_processes
 
+    @property
+    def scaler(self) -> Any:
+        """What scales the losses of float16, with a ``state_dict``; None in other precisions."""
+        return self.accelerator.scaler
+
     @contextmanager
     def shared(self, loader: Iterable) -> Iterator[Iterable]:
         """A loader that gives this process its share, on its device; the user's is put back.
 
         Raises:
-            TypeError: Several processes are to share what is no DataLoader.
+            TypeError: Several processes are to share what is not a DataLoader.
         """
         if isinstance(loader, DataLoader):
             sampler = getattr(loader.batch_sampler, "sampler", None)
@@ -115,34 +118,6 @@ class Engine:
                 total[name] = [a + b for a, b in zip(known, values, strict=True)]
         return total
 
-    def batches(self, loader: Any, epoch: int) -> Generator[tuple[Any, bool], None, None]:
-        """What the loader yields in an epoch, and whether it is the last.
-
-        It is a function of seed and epoch, augmentation included: its random numbers are a stream
-        apart from those of the model. So an interrupted epoch can be read again up to any batch,
-        whatever the sampler and the data set do. All processes have the same stream.
-        """
-        seed = derived_seed(self.seed, "data", epoch)
-        stream = _Stream(seed)
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(epoch)
-        for generator in _generators_of(loader):
-            generator.manual_seed(seed)
-        nothing = object()
-        try:
-            with stream.current():
-                iterator = iter(loader)
-                ahead = next(iterator, nothing)
-            while ahead is not nothing:
-                loaded = ahead
-                with stream.current():
-                    ahead = next(iterator, nothing)
-                yield loaded, ahead is nothing
-        finally:
-            # Where a step failed, accelerate would go on as if this loader were still read.
-            if hasattr(loader, "end"):
-                loader.end()
-
     @contextmanager
     def step(self, whole: bool) -> Iterator[Callable[[Tensor], None]]:
         """A step, which updates the weights if it is ``whole``; yields what does backward."""
@@ -179,53 +154,3 @@ def _only_processors() -> bool:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     devices = (getattr(torch, name, None) for name in ("cuda", "xpu", "npu"))
     return launched > 1 and not any(device and device.is_available() for device in devices)
-
-
-@contextmanager
-def randomness_kept(device: torch.device, loader: Any) -> Iterator[None]:
-    """Put back the global random states, and those of the loader's generators."""
-    generators = [(g, g.get_state()) for g in _generators_of(loader)]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    others = [] if device.type == "cpu" else range(getattr(torch, device.type).device_count())
-    kind = "cuda" if device.type == "cpu" else device.type
-    try:
-        with torch.random.fork_rng(devices=others, device_type=kind):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        for generator, state in generators:
-            generator.set_state(state)
-
-
-class _Stream:
-    """Global random states of its own, put in place for as long as a block runs."""
-
-    def __init__(self, seed: int) -> None:
-        self._torch = torch.Generator().manual_seed(seed).get_state()
-        self._python = random.Random(seed).getstate()
-        self._numpy = np.random.RandomState(seed % 2**32).get_state()
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        others = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-        _set(self._torch, self._python, self._numpy)
-        try:
-            yield
-        finally:
-            self._torch, self._python = torch.get_rng_state(), random.getstate()
-            self._numpy = np.random.get_state()  # noqa: NPY002
-            _set(*others)
-
-
-def _set(torch_state: Tensor, python: Any, numpy: Any) -> None:
-    torch.set_rng_state(torch_state)
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _generators_of(loader: Any) -> list[torch.Generator]:
-    """The generators of a loader and its sampler, each once."""
-    holders = (loader, getattr(loader, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())

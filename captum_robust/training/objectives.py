@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from captum_robust._utils.checks import check_count, check_positive
-from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import preserve_model
+from captum_robust.outputs import Categorical, Outputs, resolve
 from captum_robust.training.batch import Batch
+from captum_robust.training.labels import label_loss, need_labels
 
 Parts = dict[str, Tensor]
 
@@ -21,8 +22,10 @@ Parts = dict[str, Tensor]
 class Objective(Protocol):
     """A function of student, frozen teacher and batch that gives the summands of the loss by name.
 
-    It calls ``student``, which a distributed run wraps, not the model beneath. If it differentiates
-    gradients, which distributed training cannot, it has an attribute ``second_order`` that is true.
+    It calls ``student``, which a distributed run wraps, not the model beneath. An attribute
+    ``second_order`` that is true says that it differentiates gradients, which distributed training
+    cannot; ``evaluation_mode``, that the student stays in evaluation mode while it is trained; and
+    ``output`` what the model's outputs mean.
     """
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
@@ -53,8 +56,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
         >>> distillation_loss(logits / 4, logits, temperature=4.0)
         tensor([0.])
     """
-    given, wanted = F.log_softmax(student, dim=1), F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(given, wanted, reduction="none", log_target=True).sum(1)
+    return Categorical().imitation_loss(student, teacher, temperature)
 
 
 def unwrapped(student: nn.Module) -> nn.Module:
@@ -62,18 +64,33 @@ def unwrapped(student: nn.Module) -> nn.Module:
     return student.module if isinstance(student, DistributedDataParallel) else student
 
 
-def needs_labels(batch: Batch, who: str) -> Tensor:
-    """The labels of a batch.
+class Imitation:
+    r"""How far a student's output is from the softened output of its teacher, :math:`L(g, f)`.
+
+    The loss of :class:`Distillation` and :class:`ATEX`: the divergence of what the outputs mean,
+    see ``imitation_loss`` of :mod:`captum_robust.outputs`; :func:`distillation_loss` for logits of
+    two or more classes.
+
+    Args:
+        temperature: Softens the teacher.
+        output: What the model's outputs mean; None: logits of two or more classes.
 
     Raises:
-        ValueError: The loader gives inputs alone.
+        ValueError: ``temperature`` is not positive; when called, the model gives one number per
+            example and ``output`` is None.
     """
-    if batch.labels is None:
-        raise ValueError(
-            f"loader must yield (inputs, labels) for {who}, with labels of integer classes, shape "
-            "(N,)."
-        )
-    return batch.labels
+
+    def __init__(self, temperature: float = 4.0, output: Outputs | None = None) -> None:
+        check_positive(temperature=temperature)
+        self.temperature, self.output = temperature, output
+
+    def __repr__(self) -> str:
+        return f"Imitation(temperature={self.temperature}, output={self.output})"
+
+    def __call__(self, given: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of each row, (N,)."""
+        meaning = resolve(self.output, given, len(given))
+        return meaning.imitation_loss(given, wanted, self.temperature)
 
 
 class Distillation:
@@ -81,42 +98,52 @@ class Distillation:
 
     .. math:: L(g(x), f(x))
 
-    with L of :func:`distillation_loss`: the objective of
-    :class:`~captum_robust.training.ATEXTrainer` without its second term. Labels are not needed.
+    with L of :class:`Imitation`: the objective of :class:`~captum_robust.training.ATEXTrainer`
+    without its second term. Labels are not needed.
 
     Args:
         temperature: Softens the teacher.
+        output: What the model's outputs mean; None: logits of two or more classes.
     """
 
     second_order = False
 
-    def __init__(self, temperature: float = 4.0) -> None:
-        check_positive(temperature=temperature)
-        self.temperature = temperature
+    def __init__(self, temperature: float = 4.0, output: Outputs | None = None) -> None:
+        self.loss = Imitation(temperature, output)
+        self.output = output
 
     def __repr__(self) -> str:
-        return f"Distillation(temperature={self.temperature})"
+        return f"Distillation({self.loss})"
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """The distillation loss."""
         with torch.no_grad():
-            wanted = logits_of(teacher(batch.inputs))
-        given = logits_of(student(batch.inputs))
-        return {"distillation": distillation_loss(given, wanted, self.temperature).mean()}
+            wanted = batch.output(teacher, batch.inputs)
+        given = batch.output(student, batch.inputs)
+        return {"distillation": self.loss(given, wanted).mean()}
 
 
 class CrossEntropy:
-    """Ordinary training on the labels; with :class:`SoftplusNetwork`, the paper's baseline."""
+    """Ordinary training on the labels; with :class:`SoftplusNetwork`, the paper's baseline.
+
+    Args:
+        output: What the model's outputs mean, and so the loss: cross-entropy, also for one logit or
+            several labels, or the squared distance for values; None: logits of two or more classes.
+    """
 
     second_order = False
 
+    def __init__(self, output: Outputs | None = None) -> None:
+        self.output = output
+
     def __repr__(self) -> str:
-        return "CrossEntropy()"
+        return f"CrossEntropy(output={self.output})"
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """The cross-entropy."""
-        labels = needs_labels(batch, "CrossEntropy")
-        return {"cross_entropy": F.cross_entropy(logits_of(student(batch.inputs)), labels)}
+        labels = need_labels(batch, "CrossEntropy", self.output)
+        given = batch.output(student, batch.inputs)
+        return {"cross_entropy": label_loss(given, labels, self.output).mean()}
 
 
 class AdversarialExamples:
@@ -129,8 +156,10 @@ class AdversarialExamples:
 
     Args:
         attack: From a model to an attack ``(images, labels) -> images``, such as
-            ``lambda model: torchattacks.FGSM(model, eps=0.1)``.
+            ``lambda model: torchattacks.FGSM(model, eps=0.1)``. Where the model takes more
+            arguments, they are passed as ``additional_forward_args=``.
         weight: w.
+        output: What the model's outputs mean; None: logits of two or more classes.
 
     Raises:
         TypeError: ``attack`` is no function.
@@ -143,6 +172,7 @@ class AdversarialExamples:
         self,
         attack: Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]],
         weight: float = 1.0,
+        output: Outputs | None = None,
     ) -> None:
         if not callable(attack):
             raise TypeError(
@@ -150,26 +180,27 @@ class AdversarialExamples:
                 "attack=lambda model: torchattacks.FGSM(model, eps=0.1)."
             )
         check_positive(weight=weight)
-        self.attack, self.weight = attack, weight
+        self.attack, self.weight, self.output = attack, weight, output
 
     def __repr__(self) -> str:
-        return f"AdversarialExamples(weight={self.weight})"
+        return f"AdversarialExamples(weight={self.weight}, output={self.output})"
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """Both cross-entropies."""
-        labels = needs_labels(batch, "AdversarialExamples")
-        attacked = self._attacked(student, batch.inputs, labels)
-        logits = logits_of(student(torch.cat([batch.inputs, attacked])))
-        clean, adversarial = logits.split(len(labels))
+        labels = need_labels(batch, "AdversarialExamples", self.output)
+        attacked = self._attacked(student, batch, labels)
+        clean, adversarial = batch.output(student, batch.inputs, attacked).split(len(labels))
         return {
-            "cross_entropy": F.cross_entropy(clean, labels),
-            "adversarial": self.weight * F.cross_entropy(adversarial, labels),
+            "cross_entropy": label_loss(clean, labels, self.output).mean(),
+            "adversarial": self.weight * label_loss(adversarial, labels, self.output).mean(),
         }
 
-    def _attacked(self, student: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _attacked(self, student: nn.Module, batch: Batch, labels: Tensor) -> Tensor:
+        more = batch.additional_forward_args
+        options = {"additional_forward_args": more} if more else {}
         # The attack sees the model itself: a distributed wrapper must run forward once a step.
         with preserve_model(unwrapped(student)) as model:
-            return self.attack(model.eval())(inputs, labels).detach()
+            return self.attack(model.eval())(batch.inputs, labels, **options).detach()
 
 
 class GradientPenalty:
@@ -192,6 +223,8 @@ class GradientPenalty:
         clean: a_1.
         neighbours: a_2.
         explanations: a_3.
+        output: What the model's outputs mean, :class:`~captum_robust.outputs.Binary` for one logit;
+            None: logits of two or more classes.
     """
 
     second_order = True
@@ -203,11 +236,13 @@ class GradientPenalty:
         clean: float = 1.0,
         neighbours: float = 1.0,
         explanations: float = 1.0,
+        output: Outputs | None = None,
     ) -> None:
         check_count(n_samples=n_samples)
         check_positive(delta=delta, explanations=explanations)
         self.delta, self.n_samples = delta, n_samples
         self.clean, self.neighbours, self.explanations = clean, neighbours, explanations
+        self.output = output
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in vars(self).items())
@@ -215,17 +250,18 @@ class GradientPenalty:
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """The three summands."""
-        labels = needs_labels(batch, "GradientPenalty")
+        labels = need_labels(batch, "GradientPenalty", self.output)
         x, n = batch.inputs, self.n_samples
         noise = self.delta * batch.draws.uniform(x, n, *x.shape[1:])
-        points = torch.cat([x, (x.unsqueeze(1) + noise).flatten(0, 1)]).requires_grad_()
+        points = x.detach().requires_grad_(), (x.unsqueeze(1) + noise).flatten(0, 1)
+        points[1].requires_grad_()
         classes = torch.cat([labels, labels.repeat_interleave(n)])
-        logits = logits_of(student(points))
-        explained = logits.gather(1, classes.unsqueeze(1)).sum()
-        (gradients,) = torch.autograd.grad(explained, points, create_graph=True)
-        unit = F.normalize(gradients.flatten(1), dim=1)
-        apart = (unit[len(x) :] - unit[: len(x)].repeat_interleave(n, 0)).square().sum(1)
-        loss = F.cross_entropy(logits, classes, reduction="none")
+        logits = batch.output(student, *points)
+        loss = label_loss(logits, classes, self.output)
+        explained = resolve(self.output, logits, len(logits)).score(logits, classes).sum()
+        clean, beside = torch.autograd.grad(explained, points, create_graph=True)
+        unit = F.normalize(clean.flatten(1), dim=1).repeat_interleave(n, 0)
+        apart = (F.normalize(beside.flatten(1), dim=1) - unit).square().sum(1)
         return {
             "cross_entropy": self.clean * loss[: len(x)].mean(),
             "neighbours": self.neighbours * loss[len(x) :].mean(),

@@ -23,13 +23,13 @@ STEPS = {"fashion-mnist": 3000, "mnist": 1200}
 # of the perpendicular points, found by a search of one step; or so, and along the explanations of
 # the network as it is at the time. ``rate`` is the highest of one cycle of the learning rate.
 _SEARCHED: dict[str, Any] = {
-    "batch": 100, "rate": 1e-2, "delta1": 2.0, "delta2": 0.6, "n_across": 1, "search": 1,
+    "batch": 100, "rate": 1e-2, "delta1": 2.0, "delta2": 0.6, "n_perpendicular": 1, "search": 1,
     "alpha": 20.0, "temperature": 1.0,
 }  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "ATEX": {
         "batch": 50, "rate": 5e-3, "delta1": 0.32, "delta2": 1.0, "norm": math.inf,
-        "n_across": 8, "alpha": 2.5, "temperature": 4.0,
+        "n_perpendicular": 8, "alpha": 2.5, "temperature": 4.0,
     },
     "ATEX, searched": _SEARCHED,
     "ATEX, following": {**_SEARCHED, "follow_student": True},

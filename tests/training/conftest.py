@@ -27,3 +27,12 @@ def loader() -> Callable[..., DataLoader]:
 def model() -> nn.Sequential:
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module]:
+    """Student and teacher, for `runs.batch`."""
+    torch.manual_seed(0)
+    networks = (nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in "st")
+    student, teacher = (network.double() for network in networks)
+    return student, teacher

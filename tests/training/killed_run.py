@@ -22,7 +22,13 @@ import torch._dynamo
 from torch import nn
 from torch.utils.data import DataLoader
 
-from captum_robust.training import ATEX, Checkpoints, SmoothGradDirections, Trainer
+from captum_robust.training import (
+    ATEX,
+    Checkpoints,
+    NeighbourhoodPoints,
+    SmoothGradDirections,
+    Trainer,
+)
 
 
 def run(folder: Path | None) -> dict[str, torch.Tensor]:
@@ -31,7 +37,7 @@ def run(folder: Path | None) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 3))
     inputs = torch.rand(40, 6, generator=torch.Generator().manual_seed(1))
-    objective = ATEX(delta1=0.3, delta2=0.3, directions=SmoothGradDirections(n_samples=3))
+    objective = ATEX(NeighbourhoodPoints(0.3, 0.3), directions=SmoothGradDirections(n_samples=3))
     trainer = Trainer(network, objective, steps_per_batch=3)
     trainer.fit(
         DataLoader(inputs, batch_size=8, shuffle=True), 4, show_progress=False,

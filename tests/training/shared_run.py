@@ -26,7 +26,7 @@ def main(out: Path, batch_size: int) -> None:
     inputs = torch.rand(48, 6, generator=torch.Generator().manual_seed(1)).double()
     data = TensorDataset(inputs, torch.arange(48) % 3)
     loader = DataLoader(data, batch_size=batch_size, shuffle=True)
-    trainer = ATEXTrainer(network, delta1=0.3, delta2=0.3, n_across=2, steps_per_batch=2)
+    trainer = ATEXTrainer(network, delta1=0.3, delta2=0.3, n_perpendicular=2, steps_per_batch=2)
     validation = DataLoader(data, batch_size=10)
     trainer.fit(loader, 3, validation=validation, checkpoints=out / "run", show_progress=False)
     state = PartialState()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 def test_twenty_kills_at_random_moments(tmp_path):
     script = Path(__file__).with_name("killed_run.py")

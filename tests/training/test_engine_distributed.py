@@ -25,6 +25,7 @@ def results(command: list[str], out: Path, batch_size: int) -> dict:
     return torch.load(out / "result", weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_two_processes_give_the_result_of_one(tmp_path):
     one = results([], tmp_path / "one", batch_size=8)

@@ -1,0 +1,364 @@
+"""What a model's outputs mean, against loops written from the formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from captum_robust import outputs
+from captum_robust.outputs import Binary, Categorical, MultiLabel, Outputs, Regression, resolve
+
+D = torch.float64
+KINDS = {
+    "categorical": (Categorical(), (6, 4)),
+    "binary": (Binary(), (6, 1)),
+    "binary, a row of numbers": (Binary(), (6,)),
+    "binary, threshold": (Binary(threshold=0.3), (6, 1)),
+    "multi-label": (MultiLabel(), (6, 4)),
+    "multi-label, threshold": (MultiLabel(threshold=-0.2), (6, 4)),
+    "regression": (Regression(tolerance=0.5), (6, 1)),
+    "regression, several": (Regression(tolerance=0.5), (6, 3)),
+}
+each_kind = pytest.mark.parametrize(("meaning", "shape"), KINDS.values(), ids=KINDS)
+
+
+def drawn(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=generator, dtype=D), torch.randn(
+        *shape, generator=generator, dtype=D
+    )
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+def bernoulli(p: float, q: float) -> float:
+    return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+
+def literal_imitation(
+    meaning: Outputs, student: list[float], teacher: list[float], t: float
+) -> float:
+    """The divergence of one example from its softened teacher, from the definitions."""
+    if isinstance(meaning, Categorical):
+        p = [math.exp(z / t) for z in teacher]
+        q = [math.exp(z) for z in student]
+        p, q = [a / sum(p) for a in p], [a / sum(q) for a in q]
+        return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    if isinstance(meaning, Regression):  # KL of two normal distributions of variance T s^2
+        variance = t * meaning.tolerance**2
+        return sum((g - f) ** 2 / (2 * variance) for g, f in zip(student, teacher, strict=True))
+    middle = meaning.threshold
+    return sum(
+        bernoulli(sigmoid(middle + (f - middle) / t), sigmoid(g))
+        for g, f in zip(student, teacher, strict=True)
+    )
+
+
+@each_kind
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_imitation_loss_is_the_divergence(meaning, shape, temperature):
+    student, teacher = drawn(shape)
+    found = meaning.imitation_loss(student, teacher, temperature)
+    assert found.shape == (6,)
+    rows = (x.reshape(6, -1).tolist() for x in (student, teacher))
+    expected = [literal_imitation(meaning, g, f, temperature) for g, f in zip(*rows, strict=True)]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=D))
+    assert meaning.imitation_loss(teacher, teacher, 1.0).abs().max() < 1e-12
+
+
+@each_kind
+def test_the_imitation_loss_passes_gradcheck(meaning, shape):
+    student, teacher = (x.requires_grad_() for x in drawn(shape))
+    for temperature in (1.0, 4.0):
+        assert torch.autograd.gradcheck(
+            lambda g, f, t=temperature: meaning.imitation_loss(g, f, t), (student, teacher)
+        )
+
+
+@pytest.mark.parametrize(
+    ("meaning", "shape"),
+    [KINDS["binary"], KINDS["binary, threshold"], KINDS["multi-label"]],
+    ids=["binary", "threshold", "multi-label"],
+)
+def test_the_gradient_of_the_bernoulli_divergence_is_the_difference(meaning, shape):
+    """d KL(Ber(p) || Ber(sigmoid(g))) / dg = sigmoid(g) - p."""
+    student, teacher = drawn(shape)
+    student.requires_grad_()
+    loss = meaning.imitation_loss(student, teacher, 3.0).sum()
+    (found,) = torch.autograd.grad(loss, student)
+    wanted = meaning.threshold + (teacher - meaning.threshold) / 3.0
+    torch.testing.assert_close(found, student.detach().sigmoid() - wanted.sigmoid())
+
+
+def test_the_gradient_of_the_gaussian_divergence_is_the_scaled_distance():
+    student, teacher = drawn((6, 3))
+    student.requires_grad_()
+    loss = Regression(tolerance=0.5).imitation_loss(student, teacher, 3.0).sum()
+    (found,) = torch.autograd.grad(loss, student)
+    torch.testing.assert_close(found, (student.detach() - teacher) / (3.0 * 0.25))
+
+
+def test_the_gaussian_divergence_is_that_of_torch():
+    student, teacher = drawn((6, 3))
+    normal = torch.distributions.Normal
+    scale = 0.5 * 3.0**0.5
+    expected = torch.distributions.kl_divergence(normal(teacher, scale), normal(student, scale))
+    found = Regression(tolerance=0.5).imitation_loss(student, teacher, 3.0)
+    torch.testing.assert_close(found, expected.sum(1))
+
+
+@pytest.mark.parametrize("extreme", [200.0, -200.0])
+def test_divergences_of_certain_outputs_are_finite(extreme):
+    student = torch.tensor([[extreme], [-extreme], [0.0]], requires_grad=True)
+    teacher = torch.tensor([[-extreme], [-extreme], [extreme]])
+    for meaning in (Binary(), MultiLabel()):
+        loss = meaning.imitation_loss(student, teacher)
+        (gradient,) = torch.autograd.grad(loss.sum(), student)
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(gradient).all()
+        torch.testing.assert_close(loss.detach(), torch.tensor([200.0, 0.0, math.log(2)]))
+
+
+def test_one_logit_is_two_of_opposite_sign():
+    z, clean = (x[:, :1] for x in drawn((6, 1)))
+    two, clean_two = (torch.cat([-x / 2, x / 2], 1) for x in (z, clean))
+    one, several = Binary(), Categorical()
+    assert torch.equal(one.prediction(z), several.prediction(two))
+    assert torch.equal(one.same(clean, z), several.same(clean_two, two))
+    torch.testing.assert_close(one.score(z), 2 * several.score(two))
+    target = torch.tensor([0, 1, 1, 0, 1, 0])
+    torch.testing.assert_close(one.score(z, target), 2 * several.score(two, target))
+    torch.testing.assert_close(one.confidence(z, target), several.confidence(two, target))
+    torch.testing.assert_close(one.comparable(z), several.comparable(two))
+    assert torch.equal(one.correct(z, target), several.correct(two, target))
+    assert torch.equal(one.keeps(z, clean, target), several.keeps(two, clean_two, target))
+    for t in (1.0, 4.0):
+        torch.testing.assert_close(
+            one.imitation_loss(z, clean, t), several.imitation_loss(two, clean_two, t)
+        )
+
+
+@each_kind
+def test_the_same_output_is_the_same_prediction(meaning, shape):
+    clean, new = drawn(shape)
+    assert meaning.same(clean, clean.clone()).tolist() == [True] * 6
+    found = meaning.same(clean, new).tolist()
+    assert True in found or False in found
+    for i in range(6):
+        a, b = (x[i].reshape(-1).tolist() for x in (clean, new))
+        assert found[i] == literal_same(meaning, a, b)
+
+
+def literal_same(meaning: Outputs, a: list[float], b: list[float]) -> bool:
+    if isinstance(meaning, Categorical):
+        return a.index(max(a)) == b.index(max(b))
+    if isinstance(meaning, Regression):
+        return all(abs(p - q) <= meaning.tolerance for p, q in zip(a, b, strict=True))
+    return all(
+        (p > meaning.threshold) == (q > meaning.threshold) for p, q in zip(a, b, strict=True)
+    )
+
+
+@each_kind
+def test_a_softened_teacher_keeps_its_prediction(meaning, shape):
+    """At the minimum of the imitation loss the student predicts what the teacher does."""
+    teacher, student = drawn(shape)
+    student = student.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([student], max_iter=200, tolerance_grad=1e-12)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = meaning.imitation_loss(student, teacher, 4.0).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert meaning.same(teacher, student.detach()).all()
+
+
+@each_kind
+def test_scores_are_differentiable_and_one_per_example(meaning, shape):
+    output, _ = drawn(shape)
+    output.requires_grad_()
+    targets = {
+        Categorical: torch.tensor([0, 1, 2, 3, 0, 1]),
+        Binary: torch.tensor([0, 1, 0, 1, 0, 1]),
+        MultiLabel: torch.tensor([0, 1, 2, 3, 0, 1]),
+        Regression: torch.tensor([0, 0, 0, 0, 0, 0]),
+    }
+    for target in (None, targets[type(meaning)]):
+        assert meaning.score(output, target).shape == (6,)
+        assert meaning.confidence(output, target).shape == (6,)
+        assert torch.autograd.gradcheck(lambda o, t=target: meaning.score(o, t), output)
+    assert len(meaning.comparable(output)) == 6
+
+
+def test_targets_are_captums():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [0.5, 0.1, 0.2]])
+    labels = torch.tensor([2, 1], dtype=torch.int32)
+    for meaning in (Categorical(), MultiLabel()):
+        assert meaning.target(logits).tolist() == [1, 0]
+        assert meaning.target(logits, labels).tolist() == [2, 1]
+        assert meaning.target(logits, labels).dtype == torch.int64
+    assert Binary().target(logits[:, :1]) is None
+    assert Binary().target(logits[:, :1], torch.tensor([0, 1])) is None
+    several = Regression(tolerance=1.0)
+    assert several.target(logits[:, :1]) is None
+    assert several.target(logits, labels).tolist() == [2, 1]
+
+
+def test_correct_compares_with_labels():
+    logits = torch.tensor([[1.0, -3.0], [0.5, 0.1], [-1.0, -2.0]])
+    assert Categorical().correct(logits, torch.tensor([0, 1, 0])).tolist() == [True, False, True]
+    sets = torch.tensor([[1, 0], [1, 0], [0, 0]])
+    assert MultiLabel().correct(logits, sets).tolist() == [True, False, True]
+    for shape in ((3,), (3, 1)):
+        for dtype in (torch.int64, torch.float32, torch.bool):
+            labels = torch.tensor([1, 0, 0]).to(dtype).view(shape)
+            assert Binary().correct(logits[:, :1], labels).tolist() == [True, False, True]
+    values = torch.tensor([1.2, 0.5, 9.0])
+    found = Regression(tolerance=0.25).correct(logits[:, 0], values)
+    assert found.tolist() == [True, True, False]
+
+
+def test_keeps_watches_what_a_curve_shows():
+    clean = torch.tensor([[2.0, 1.0, -1.0]])
+    new = torch.tensor([[1.5, 1.8, -1.0]])
+    second = torch.tensor([1])
+    assert Categorical().keeps(new, clean).item() is False
+    assert Categorical().keeps(new, clean, second).item() is True
+    assert MultiLabel().keeps(new, clean).item() is True
+    assert MultiLabel().keeps(-new, clean, second).item() is False
+    values = Regression(tolerance=0.6)
+    assert values.keeps(new, clean, torch.tensor([0])).item() is True
+    assert values.keeps(new, clean, second).item() is False
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_one_number_without_its_meaning_is_an_error_whose_choices_work(shape):
+    output = torch.randn(*shape)
+    with pytest.raises(ValueError, match=r"Binary\(\).*Regression\(tolerance=") as error:
+        resolve(None, output, 3)
+    for choice in (Binary(), Regression(tolerance=0.1)):
+        assert type(choice).__name__ in str(error.value)
+        assert resolve(choice, output, 3) is choice
+
+
+def test_two_or_more_outputs_are_classes():
+    assert resolve(None, torch.randn(3, 2), 3) == Categorical()
+    assert resolve(MultiLabel(), torch.randn(3, 2), 3) == MultiLabel()
+
+
+@pytest.mark.parametrize(
+    ("meaning", "shape", "message"),
+    [
+        (Categorical(), (3, 1), "Use Binary or Regression"),
+        (Categorical(), (2, 4), "a row per example, 3 of them"),
+        (Categorical(), (3, 4, 5, 5), r"output\.flatten\(2\)\.mean\(2\)"),
+        (Binary(), (3, 2), "Use Categorical"),
+        (MultiLabel(), (3,), "a logit per label"),
+        (MultiLabel(), (3, 4, 2), "one row per example"),
+        (Regression(tolerance=1.0), (3, 2, 2), "one row per example"),
+        (Regression(tolerance=1.0), (), "a row per example"),
+    ],
+    ids=str,
+)
+def test_outputs_of_another_shape_are_refused(meaning, shape, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(meaning, torch.zeros(shape), 3)
+
+
+def test_the_remedy_for_a_map_of_classes_works():
+    output = torch.randn(3, 4, 5, 5)
+    assert resolve(None, output.flatten(2).mean(2), 3) == Categorical()
+
+
+@pytest.mark.parametrize("given", ["binary", Binary, 3], ids=["text", "class", "number"])
+def test_what_is_not_an_object_of_outputs_is_refused(given):
+    with pytest.raises(TypeError, match=r"output must be an object of captum_robust\.outputs"):
+        resolve(given, torch.zeros(3, 2), 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Binary(threshold=math.nan), "threshold must be finite"),
+        (lambda: MultiLabel(threshold=math.inf), "threshold must be finite"),
+        (lambda: Regression(tolerance=0.0), "tolerance must be positive"),
+        (lambda: Regression(tolerance=-1.0), "tolerance must be positive"),
+    ],
+    ids=["nan", "inf", "zero", "negative"],
+)
+def test_settings_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("meaning", "shape", "labels", "message"),
+    [
+        (Categorical(), (2, 3), [0, 3], "classes of the model, 0 to 2"),
+        (MultiLabel(), (2, 3), [-1, 0], "classes of the model, 0 to 2"),
+        (Regression(tolerance=1.0), (2, 3), [0, 5], "classes of the model, 0 to 2"),
+        (Binary(), (2, 1), [0, 2], "labels must be 0 or 1"),
+        (Regression(tolerance=1.0), (2, 3), None, "which one is explained"),
+    ],
+    ids=["class", "label", "value", "binary", "none"],
+)
+def test_labels_that_name_no_output(meaning, shape, labels, message):
+    given = None if labels is None else torch.tensor(labels)
+    with pytest.raises(ValueError, match=message):
+        meaning.target(torch.zeros(shape), given)
+
+
+def test_a_meaning_of_ones_own():
+    class Ordinal(Outputs):
+        """Grades: the rounded value."""
+
+        def prediction(self, output):
+            return output.round().flatten()
+
+        def same(self, clean, new):
+            return self.prediction(clean) == self.prediction(new)
+
+        def score(self, output, target=None):
+            return output.flatten()
+
+        def imitation_loss(self, student, teacher, temperature=1.0):
+            return (student - teacher).flatten().square() / temperature
+
+    grades, output = (
+        resolve(Ordinal(), torch.tensor([[1.2], [2.6]]), 2),
+        torch.tensor([[1.2], [2.6]]),
+    )
+    assert grades.prediction(output).tolist() == [1.0, 3.0]
+    assert grades.correct(output, torch.tensor([1.0, 2.0])).tolist() == [True, False]
+    assert grades.keeps(output + 0.2, output).tolist() == [True, True]
+    assert grades.target(output) is None
+    assert torch.equal(grades.confidence(output), output.flatten())
+    assert torch.equal(grades.comparable(output), output)
+    with pytest.raises(ValueError, match="a row per example"):
+        resolve(grades, output, 3)
+    with pytest.raises(TypeError, match="abstract"):
+        Outputs()
+
+
+def test_all_names_are_public():
+    assert set(outputs.__all__) == {
+        "Binary", "Categorical", "MultiLabel", "Outputs", "Regression", "resolve",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@each_kind
+def test_half_precision_gives_half_precision(meaning, shape, dtype):
+    student, teacher = (x.to(dtype) for x in drawn(shape))
+    loss = meaning.imitation_loss(student, teacher, 4.0)
+    assert loss.dtype == dtype
+    exact = meaning.imitation_loss(student.double(), teacher.double(), 4.0)
+    torch.testing.assert_close(loss.double(), exact, atol=0.05, rtol=0.05)
