@@ -92,7 +92,8 @@ class Outputs(ABC):
     def correct(self, output: Tensor, labels: Tensor) -> Tensor:
         """Whether the prediction is the true one, (N,) booleans: accuracy is their mean."""
         found = self.prediction(output)
-        return (found == labels.to(found.device).view_as(found)).flatten(1).all(1)
+        right = found == labels.to(found.device).view_as(found)
+        return right.reshape(len(right), -1).all(1)
 
     def keeps(self, new: Tensor, clean: Tensor, target: Tensor | None = None) -> Tensor:
         """Whether ``new`` still predicts what a curve watches, (N,); by default :meth:`same`."""

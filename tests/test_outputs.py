@@ -332,10 +332,8 @@ def test_a_meaning_of_ones_own():
         def imitation_loss(self, student, teacher, temperature=1.0):
             return (student - teacher).flatten().square() / temperature
 
-    grades, output = (
-        resolve(Ordinal(), torch.tensor([[1.2], [2.6]]), 2),
-        torch.tensor([[1.2], [2.6]]),
-    )
+    output = torch.tensor([[1.2], [2.6]])
+    grades = resolve(Ordinal(), output, 2)
     assert grades.prediction(output).tolist() == [1.0, 3.0]
     assert grades.correct(output, torch.tensor([1.0, 2.0])).tolist() == [True, False]
     assert grades.keeps(output + 0.2, output).tolist() == [True, True]

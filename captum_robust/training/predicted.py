@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_robust._utils.forward import logits_of
-from captum_robust.outputs import Binary, Outputs, Regression, resolve
+from captum_robust.outputs import Outputs, Regression, resolve
 
 
 class PredictedScore:
@@ -35,18 +35,11 @@ class PredictedScore:
         with torch.no_grad():
             clean = logits_of(model(inputs, *more))
         self._model, self._meaning = model, resolve(output, clean, len(inputs))
-        predicted = _predicted(self._meaning, clean)
-        self.arguments = (*more, predicted)
+        # Of several values that are predicted, all are explained, in sum.
+        several = isinstance(self._meaning, Regression)
+        self.arguments = (*more, None if several else self._meaning.watched(clean))
 
     def __call__(self, inputs: Tensor, *arguments: Any) -> Tensor:
         """The score, one per row."""
         *more, predicted = arguments
         return self._meaning.score(logits_of(self._model(inputs, *more)), predicted)
-
-
-def _predicted(meaning: Outputs, clean: Tensor) -> Tensor | None:
-    if isinstance(meaning, Regression):
-        return None  # all values, in sum
-    if isinstance(meaning, Binary):
-        return meaning.prediction(clean)  # class 0 is explained by minus the logit
-    return meaning.target(clean)

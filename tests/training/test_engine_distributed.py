@@ -11,6 +11,9 @@ import pytest
 import torch
 import torch.distributed
 
+import captum_robust
+
+ROOT = str(Path(captum_robust.__file__).resolve().parents[1])
 SCRIPT = Path(__file__).with_name("shared_run.py")
 
 
@@ -19,7 +22,7 @@ def results(command: list[str], out: Path, batch_size: int) -> dict:
     done = subprocess.run(
         [sys.executable, *command, str(SCRIPT), str(out), str(batch_size)],
         capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return torch.load(out / "result", weights_only=True)

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import captum_robust
+
+ROOT = str(Path(captum_robust.__file__).resolve().parents[1])
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
@@ -18,7 +22,7 @@ def test_twenty_kills_at_random_moments(tmp_path):
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), "20"],
         capture_output=True, text=True, check=False, timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = re.fullmatch(
