@@ -12,8 +12,8 @@ from before and from after such a training; here both are attacked with the same
 # %%
 # Two networks that agree
 # -----------------------
-# ATEX needs no labels: the second network has learned to imitate the first, also across the
-# direction of the first one's explanations. ``train_zoo_atex.py`` trained it; how to train your own
+# ATEX needs no labels: the second network has learned to imitate the first, also perpendicular to
+# its explanations. ``train_zoo_atex.py`` trained it; how to train your own
 # is in the guide.
 from __future__ import annotations
 
