@@ -23,7 +23,7 @@ from captum.metrics import sensitivity_max
 from captum.robust import AttackComparator, MinParamPerturbation
 
 from captum_robust import attacks, attr, zoo
-from captum_robust.metrics import relevance_map, top_k_intersection
+from captum_robust.metrics import explained_relevance, top_k_intersection
 
 warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require gradients")
 model = zoo.fashion_mnist_cnn()
@@ -33,7 +33,7 @@ labels, EPS, K = model(images).argmax(1), 0.04, 50
 
 def relevance(batch: torch.Tensor, target: torch.Tensor = labels) -> torch.Tensor:
     """Where the gradient looks."""
-    return relevance_map(Saliency(model).attribute(batch, target=target))
+    return explained_relevance(Saliency(model), batch, target)
 
 
 clean = relevance(images)

@@ -27,7 +27,7 @@ from skimage.data import coffee
 from torchvision import models, transforms
 
 from captum_robust import attacks, attr
-from captum_robust.metrics import pearson_correlation, relevance_map
+from captum_robust.metrics import explained_relevance, pearson_correlation
 from captum_robust.visualization import explanation_grid
 
 parser = argparse.ArgumentParser()
@@ -82,13 +82,12 @@ print(f"change: probabilities {moved:.4f} (l2), image {change[1::2].square().mea
 # ------------------------------------------------
 # How much it takes is a matter of the network. Does the text show, or what showed before?
 gradient, seed, maps = Saliency(model), torch.Generator().manual_seed(0), {}
-batch.requires_grad_()  # as Captum likes it
 methods = {f"beta = {beta}": attr.BetaSmoothing(gradient, beta) for beta in (10, 5, 3, 2, 1)}
 print("correlation    text, before  text, after  original, after")
 methods = {"gradient": gradient, **methods, "kernel": attr.KernelSmoothing(gradient)}
 for name, method in methods.items():
     options = {"internal_batch_size": 4, "generator": seed} if name == "kernel" else {}
-    seen = maps[name] = relevance_map(method.attribute(batch, target=labels, **options))
+    seen = maps[name] = explained_relevance(method, batch, labels, **options)
     text, back = (pearson_correlation(seen, m) for m in (target.expand_as(seen), seen.roll(1, 0)))
     print(f"{name:12} {text[::2].mean():14.2f} {text[1::2].mean():12.2f} {back[1::2].mean():16.2f}")
 columns = {"explanation": maps["gradient"], "beta-smoothed": maps["beta = 3"]}

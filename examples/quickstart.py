@@ -20,10 +20,10 @@ import argparse
 
 import matplotlib.pyplot as plt
 import torch
-from captum.attr import Attribution, Saliency
+from captum.attr import Saliency
 
 from captum_robust import attacks, attr, zoo
-from captum_robust.metrics import relevance_map, spearman_correlation, top_k_intersection
+from captum_robust.metrics import explained_relevance, spearman_correlation, top_k_intersection
 from captum_robust.visualization import explanation_grid
 
 parser = argparse.ArgumentParser()
@@ -32,12 +32,8 @@ parser.add_argument("--output", default="quickstart.png", help="where the figure
 model = zoo.fashion_mnist_cnn()
 images, labels = zoo.fashion_mnist_sample(16)
 gradient = Saliency(model)
-
-
-def look(explanation: Attribution, x: torch.Tensor, **options: object) -> torch.Tensor:
-    """Relevance maps, (N, 28, 28)."""
-    return relevance_map(explanation.attribute(x.requires_grad_(), target=labels, **options))
-
+clean = explained_relevance(gradient, images, labels)
+print("relevance maps:", tuple(clean.shape))
 
 # %%
 # Attacks
@@ -70,9 +66,11 @@ forged = {name: a(images, labels, *more.get(name, [])) for name, a in attack.ite
 kernel, batches = attr.KernelSmoothing(gradient), {"clean": images, **forged}
 maps = {
     name: {
-        "gradient": look(gradient, batch),
-        "beta-smoothed": look(smoothed, batch),
-        "kernel-smoothed": look(kernel, batch, generator=seed.manual_seed(0)),
+        "gradient": explained_relevance(gradient, batch, labels),
+        "beta-smoothed": explained_relevance(smoothed, batch, labels),
+        "kernel-smoothed": explained_relevance(
+            kernel, batch, labels, generator=seed.manual_seed(0)
+        ),
     }
     for name, batch in batches.items()
 }

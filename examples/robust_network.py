@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 
 import matplotlib.pyplot as plt
-import torch
 from captum.attr import Saliency
 
 from captum_robust import attacks, metrics, zoo
@@ -39,18 +38,12 @@ for name, network in networks.items():
 # The same attack on both
 # -----------------------
 # Each is attacked through its own gradients; no pixel changes by more than 0.04.
-def relevance(network: torch.nn.Module, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Relevance maps of the gradient, (N, 28, 28)."""
-    ready = x.detach().clone().requires_grad_()
-    return metrics.relevance_map(Saliency(network).attribute(ready, target=classes))
-
-
 maps = {}
 for name, network in networks.items():
     classes = network(images).argmax(1)
     attack = attacks.GhorbaniTopK(network, eps=0.04, alpha=0.004, steps=50, k=50)
-    before = relevance(network, images, classes)
-    after = relevance(network, attack(images, classes), classes)
+    gradient, forged = Saliency(network), attack(images, classes)
+    before, after = (metrics.explained_relevance(gradient, x, classes) for x in (images, forged))
     left = metrics.top_k_intersection(before, after, k=50).mean()
     rank = metrics.spearman_correlation(before, after).mean()
     print(f"{name}: {left:.2f} of the 50 most relevant pixels stay, rank correlation {rank:.2f}")

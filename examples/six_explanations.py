@@ -39,13 +39,6 @@ explanations = {
 }
 
 
-def look(explanation, image):
-    """The relevance map of the predicted class."""
-    options = {"target": model(image).argmax(1), **arguments}
-    ready = image.clone().requires_grad_()
-    return metrics.relevance_map(explanation.attribute(ready, **options).detach())
-
-
 # %%
 # Each is attacked directly, and told by the network itself, without any softplus. Smoothing is that
 # of the explanation alone; the attack did not aim at it.
@@ -53,11 +46,13 @@ columns: dict[str, list] = {"before": [], "target": [], "forged": [], "smoothed"
 captions = []
 for name, explanation in explanations.items():
     arguments = {"n_steps": 10} if name == "integrated gradients" else {}
-    target = look(explanation, other)
+    target = metrics.explained_relevance(explanation, other, **arguments)  # of what is predicted
     attack = attacks.Dombrowski(model, explanation, explanation_kwargs=arguments)
     forged = attack(picture, None, target)
     smooth = attr.BetaSmoothing(explanation, beta=1.0)
-    maps = [look(explanation, picture), target, look(explanation, forged), look(smooth, forged)]
+    pairs = [(explanation, picture), (explanation, forged), (smooth, forged)]
+    maps = [metrics.explained_relevance(*pair, **arguments) for pair in pairs]
+    maps.insert(1, target)
     for column, seen in zip(columns.values(), maps, strict=True):
         column.append(seen)
     alike = [metrics.pearson_correlation(seen, target).item() for seen in maps]

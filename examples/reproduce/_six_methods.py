@@ -25,7 +25,7 @@ from captum_robust.attr import (
     RelevancePropagation,
     learn_patterns,
 )
-from captum_robust.metrics import relevance_map
+from captum_robust.metrics import explained_relevance
 
 METHODS: dict[str, Callable[..., Attribution]] = {
     "gradient": Saliency,
@@ -64,9 +64,7 @@ class Explainer(NamedTuple):
 
     def look(self, image: Tensor, label: Tensor) -> Tensor:
         """The relevance map, (1, H, W)."""
-        ready = image.clone().requires_grad_()
-        attributions = self.method.attribute(ready, target=label, **self.options)
-        return relevance_map(attributions.detach())
+        return explained_relevance(self.method, image, label, **self.options)
 
     def smoothed(self, beta: float) -> Explainer:
         """The same with the rectifiers of the network smoothed."""

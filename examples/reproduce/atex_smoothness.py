@@ -24,7 +24,7 @@ from captum.attr import Saliency
 from torch import Tensor, nn
 
 from captum_robust.attr import KernelSmoothing
-from captum_robust.metrics import relevance_map, structural_similarity
+from captum_robust.metrics import explained_relevance, relevance_map, structural_similarity
 from captum_robust.visualization import explanation_grid
 
 parser = argparse.ArgumentParser(description="ATEX and SmoothGrad.")
@@ -38,8 +38,7 @@ args = parser.parse_args()
 
 def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Relevance maps of the gradient."""
-    ready = images.clone().requires_grad_()
-    return relevance_map(Saliency(model).attribute(ready, target=labels))
+    return explained_relevance(Saliency(model), images, labels)
 
 
 def smooth(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from captum.attr import Saliency
 from torch import Tensor, nn
 
 from captum_robust.attacks import ExplanationAttack, GhorbaniTarget, GhorbaniTopK
-from captum_robust.metrics import relevance_map, spearman_correlation, top_k_intersection
+from captum_robust.metrics import explained_relevance, spearman_correlation, top_k_intersection
 
 K, SIDE = 50, 5
 # (data, kind of attack, eps): rank correlation and intersection, ATEX's and the softplus network's.
@@ -65,8 +65,7 @@ torch.set_flush_denormal(True)  # a steep softplus makes numbers that are slow a
 
 def relevance(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Relevance maps of the gradient."""
-    ready = images.detach().clone().requires_grad_()
-    return relevance_map(Saliency(model).attribute(ready, target=labels))
+    return explained_relevance(Saliency(model), images, labels)
 
 
 def regions(n: int) -> Tensor:

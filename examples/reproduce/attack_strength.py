@@ -31,7 +31,7 @@ from captum_robust.attacks import (
     LinearDecay,
     RandomSign,
 )
-from captum_robust.metrics import relevance_map, spearman_correlation, top_k_intersection
+from captum_robust.metrics import explained_relevance, spearman_correlation, top_k_intersection
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
 
 parser = argparse.ArgumentParser(description="The strength of the attacks on the zoo's network.")
@@ -58,8 +58,7 @@ def rng(stream: int) -> torch.Generator:
 
 def relevance(batch: Tensor) -> Tensor:
     """Relevance maps of the gradient, on the true network."""
-    ready = batch.detach().clone().requires_grad_()
-    return relevance_map(Saliency(model).attribute(ready, target=labels))
+    return explained_relevance(Saliency(model), batch, labels)
 
 
 def run(attack: ExplanationAttack) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from captum_robust.attacks import GhorbaniTopK
 from captum_robust.attr import BetaSmoothing, KernelSmoothing, learn_patterns
-from captum_robust.metrics import pearson_correlation, relevance_map, top_k_intersection
+from captum_robust.metrics import explained_relevance, pearson_correlation, top_k_intersection
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
 
 Options = Callable[[], dict[str, Any]]
@@ -53,8 +53,7 @@ args = parser.parse_args()
 
 def explain(explanation: Attribution, x: Tensor, options: Options) -> Tensor:
     """Relevance maps of the predicted classes."""
-    ready = x.clone().requires_grad_()
-    return relevance_map(explanation.attribute(ready, target=labels, **options()).detach())
+    return explained_relevance(explanation, x, labels, **options())
 
 
 def attacked(explanation: Attribution, options: Options) -> Tensor:

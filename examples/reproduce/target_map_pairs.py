@@ -32,7 +32,7 @@ from torch import Tensor
 
 from captum_robust.attacks import Dombrowski
 from captum_robust.attr import BetaSmoothing, KernelSmoothing
-from captum_robust.metrics import pearson_correlation, relevance_map
+from captum_robust.metrics import explained_relevance, pearson_correlation
 
 parser = argparse.ArgumentParser(description="Target maps on pairs of ImageNet photographs.")
 parser.add_argument("--data-root", type=Path, required=True, help="folder of photographs")
@@ -51,8 +51,7 @@ def look(explanation: Attribution, image: Tensor, label: Tensor) -> Tensor:
     if isinstance(explanation, KernelSmoothing):
         seeded = torch.Generator(args.device).manual_seed(args.seed)
         options = {"radius": 0.1, "n_samples": 32, "internal_batch_size": 4, "generator": seeded}
-    image = image.clone().requires_grad_()
-    return relevance_map(explanation.attribute(image, target=label, **options)).detach()
+    return explained_relevance(explanation, image, label, **options)
 
 
 def alike(a: Tensor, b: Tensor) -> float:
