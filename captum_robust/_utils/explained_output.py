@@ -44,7 +44,8 @@ class ExplainedOutput:
         """f(x), (N,), in the widest dtype of the device; the model is run once for it."""
         if self._at_inputs is None:
             with torch.no_grad(), preserve_buffers(self.forward_func):
-                self._at_inputs = self.at(tuple(x.unsqueeze(1) for x in self.inputs)).squeeze(1)
+                copies = tuple(x.unsqueeze(1).clone() for x in self.inputs)
+                self._at_inputs = self.at(copies).squeeze(1)
         return self._at_inputs
 
     def output_differences(
@@ -71,12 +72,15 @@ class ExplainedOutput:
     def at(self, copies: Tensors) -> Tensor:
         """F at copies (N, c, ...), with a graph where gradients are enabled: (N, c).
 
+        The model may write into the copies: they must not share memory with what is used again,
+        and where they need a gradient they are copied here.
+
         Raises:
             ValueError: The model returned NaN or Inf, or several values per example.
         """
         n_examples, n_copies = copies[0].shape[:2]
         arguments = expand_per_example_arguments(n_copies, self.inputs, self._arguments)
-        rows = tuple(c.flatten(0, 1) for c in copies)
+        rows = tuple((c.clone() if c.requires_grad else c).flatten(0, 1) for c in copies)
 
         def forward(*args: Any) -> Tensor:
             output = logits_of(self.forward_func(*args))
@@ -90,6 +94,6 @@ class ExplainedOutput:
         if not bool(torch.isfinite(output).all()):
             raise ValueError(
                 "forward_func returned NaN or Inf for perturbed inputs. Check that the model can "
-                "take the baselines, and explain logits in place of logarithms of probabilities."
+                "take the baselines, and explain logits instead of logarithms of probabilities."
             )
         return output.view(n_examples, n_copies).to(widest(output.device))

@@ -13,6 +13,7 @@ from captum_robust._utils.batching import copies_at_once
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import check_count, checked
 from captum_robust._utils.explained_output import ExplainedOutput
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.randomness import fresh_generator
 from captum_robust._utils.types import TensorOrTensors
 from captum_robust.attr._infidelity.optima import optimum
@@ -74,6 +75,7 @@ class InfidelityOptimal(PerturbationAttribution):
 
     @log_usage()
     @checked
+    @outside_inference_mode
     def attribute(
         self,
         inputs: TensorOrTensors,

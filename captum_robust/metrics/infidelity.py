@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Any
 
 import torch
-from captum.metrics import infidelity as captum_infidelity
 from torch import Tensor
 
-from captum_robust._utils.batching import copies_at_once
+from captum_robust._utils.batching import copies_at_once, widest
 from captum_robust._utils.checks import check_count
-from captum_robust._utils.forward import check_rows, explained_output, logits_of, signature_of
-from captum_robust._utils.model_state import preserve_buffers
+from captum_robust._utils.explained_output import ExplainedOutput
+from captum_robust._utils.randomness import fresh_generator
+from captum_robust._utils.types import Tensors
 from captum_robust.perturbations import Perturbation, Points
+from captum_robust.perturbations.points import Baselines, FeatureMask, flat
 
 
 def infidelity(
     forward_func: Callable[..., Any],
     perturbation: Perturbation,
-    inputs: Tensor | tuple[Tensor, ...],
-    attributions: Tensor | tuple[Tensor, ...],
-    baselines: Any = None,
+    inputs: Tensor | Tensors,
+    attributions: Tensor | Tensors,
+    baselines: Baselines = None,
     target: Any = None,
     additional_forward_args: Any = None,
-    feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+    feature_mask: FeatureMask = None,
     n_perturb_samples: int = 10,
     max_examples_per_batch: int | None = None,
     normalize: bool = False,
     multiply_by_inputs: bool | None = None,
     generator: torch.Generator | None = None,
+    show_progress: bool = False,
 ) -> Tensor:
     r"""Expected squared error of an explanation's account of perturbations.
 
     .. math:: \mathrm{INFD}(\phi, f, x) = E_I \left(I^\top \phi - (f(x) - f(x - I))\right)^2
 
-    It is :func:`captum.metrics.infidelity` on draws from ``perturbation``: the same sign, the same
-    numbers for the same draws. The least value that is possible is that of
+    It is :func:`captum.metrics.infidelity` on draws from ``perturbation``: the same sign, and the
+    same numbers for the same draws up to rounding. The least value that is possible is that of
     :class:`captum_robust.attr.InfidelityOptimal`. Yeh et al. 2019, Definition 2.1.
 
     Args:
@@ -57,12 +60,14 @@ def infidelity(
         multiply_by_inputs: Whether the attributions are global; None: the perturbation's natural
             form, global for removals and ``BaselineShift``, local for the others.
         generator: Where random numbers come from; None draws from a fresh, unpredictable one.
+        show_progress: Whether to show a bar.
 
     Returns:
-        (N,), in the squared unit of the output.
+        (N,), in the squared unit of the output. Sums are formed in double precision; the result has
+        the dtype of the attributions, at least float32.
 
     Raises:
-        TypeError: ``perturbation`` is no ``Perturbation``.
+        TypeError: ``perturbation`` is not a ``Perturbation``.
         ValueError: ``inputs`` or ``attributions`` is empty, integer, NaN or Inf; a shape does not
             fit; a count is below one; or the model returned NaN or Inf.
 
@@ -87,37 +92,48 @@ def infidelity(
     if max_examples_per_batch is not None:
         check_count(max_examples_per_batch=max_examples_per_batch)
         n_copies = max(1, max_examples_per_batch // len(points))
-    perturb_func = perturbation.perturb_func(
-        generator,
-        n_examples=len(points),
-        feature_mask=points.feature_mask,
-        multiply_by_inputs=multiply_by_inputs,
-    )
-    forward = _once_at(points.inputs, forward_func)
-    with preserve_buffers(forward_func):
-        with torch.no_grad():  # Captum does not ask whether one number per example is explained.
-            explained_output(forward, points.inputs, target, additional_forward_args)
-        values = captum_infidelity(
-            forward,
-            perturb_func,
-            points.inputs,
-            explained,
-            points.baselines,
-            additional_forward_args,
-            target,
-            n_perturb_samples,
-            len(points) * min(n_copies, n_perturb_samples),
-            normalize,
-        )
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            "forward_func returned NaN or Inf, or values too large for its precision. Check that "
-            "the model can take the baselines; explain logits in place of log-probabilities."
-        )
-    return values
+    stream = perturbation.stream(points, fresh_generator(generator), multiply_by_inputs)
+    output = ExplainedOutput(forward_func, points.inputs, target, additional_forward_args)
+    accounts: list[Tensor] = []
+
+    def perturbed() -> Iterator[Tensors]:
+        for start in range(0, n_perturb_samples, n_copies):
+            multipliers, copies = stream.take(min(n_copies, n_perturb_samples - start))
+            accounts.append(_account(multipliers, explained))
+            yield copies
+
+    differences = output.output_differences(perturbed(), n_perturb_samples, show_progress)
+    account = torch.cat(accounts, dim=1)
+    if normalize:
+        account = account * _best_scale(account, differences)
+    dtype = reduce(torch.promote_types, [a.dtype for a in explained], torch.float32)
+    return (account - differences).square().mean(1).to(dtype)
 
 
-def _explained_like(attributions: Any, points: Points) -> tuple[Tensor, ...]:
+def _account(multipliers: Tensors, attributions: Tensors) -> Tensor:
+    """I'phi, what the explanation says that each perturbation costs, (N, n) from (N, n, ...)."""
+    total = None
+    for m, a in zip(multipliers, attributions, strict=True):
+        dtype = widest(m.device)
+        said = torch.bmm(flat(m, 2).to(dtype), flat(a).to(dtype).unsqueeze(2)).squeeze(2)
+        total = said if total is None else total + said
+    assert total is not None
+    return total
+
+
+def _best_scale(account: Tensor, differences: Tensor) -> Tensor:
+    """The factor of least squares for each example, (N, 1); 0 for an account of zeros.
+
+    The squared error is formed from residuals afterwards. The shorter
+    E[d^2] - E[account d]^2 / E[account^2] is the difference of two numbers that agree in all
+    digits where the explanation is good.
+    """
+    products = (account * differences).sum(1, keepdim=True)
+    squares = account.square().sum(1, keepdim=True)
+    return torch.where(squares > 0, products / torch.where(squares > 0, squares, 1.0), 0.0)
+
+
+def _explained_like(attributions: Tensor | Tensors, points: Points) -> Tensors:
     """The attributions without a graph, if they fit the inputs."""
     tensors = attributions if isinstance(attributions, tuple) else (attributions,)
     strange = [type(a).__name__ for a in tensors if not isinstance(a, Tensor)]
@@ -137,20 +153,3 @@ def _explained_like(attributions: Any, points: Points) -> tuple[Tensor, ...]:
     if not all(bool(torch.isfinite(a).all()) for a in tensors):
         raise ValueError("attributions has NaN or Inf. Find it with torch.isfinite(attributions).")
     return tuple(a.detach() for a in tensors)
-
-
-def _once_at(inputs: tuple[Tensor, ...], forward_func: Callable[..., Any]) -> Callable[..., Tensor]:
-    """``forward_func``, which is run but once for the inputs, where Captum asks for each batch."""
-    known: list[Tensor] = []
-
-    def forward(*args: Any) -> Tensor:
-        clean = all(a is x for a, x in zip(args, inputs, strict=False))
-        if clean and known:
-            return known[0]
-        output = logits_of(forward_func(*args))
-        check_rows(output, len(args[0]))
-        known.extend([output] * clean)
-        return output
-
-    forward.__signature__ = signature_of(forward_func)  # type: ignore[attr-defined]
-    return forward

@@ -4,8 +4,8 @@ n squares of an image of d pixels are a 0-1 matrix :math:`Z`, (n, d). What least
 it has a short form, in one dimension (intervals) as in two (squares) and three (cubes):
 
 * :math:`Z p`, sums over squares. With the running sums of p over all dimensions, the sum over a box
-  is a signed sum of the values at its :math:`2^D` corners (a summed-area table): plus at an end, minus
-  at a beginning, the signs of the dimensions multiplied.
+  is a signed sum of the values at its :math:`2^D` corners (a summed-area table): plus at an end,
+  minus at a beginning, the signs of the dimensions multiplied.
 * :math:`Z' v`, what all squares put on each pixel: the transposed operation. Put the values at the
   corners, plus at a beginning and minus at an end, and form the running sums.
 * :math:`Z\,\mathrm{diag}(w)\,Z'`, the Gram matrix, (n, n). Two squares share a box; the entry is

@@ -60,11 +60,13 @@ def test_the_definition(perturbation, multiply_by_inputs):
 @pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=repr)
 @pytest.mark.parametrize("normalize", [False, True])
 def test_captums_numbers_on_the_same_draws(perturbation, normalize):
-    x, phi = images(dtype=torch.float32), images(dtype=torch.float32).cos()
+    """In double precision, in which Captum's normalized form keeps enough digits here."""
+    x, phi = images(), images().cos()
     settings = {"target": 1, "n_perturb_samples": 20, "normalize": normalize}
     got = infidelity(model, perturbation, x, phi, generator=rng(), **settings)
     perturb_func = perturbation.perturb_func(rng(), n_examples=3)
-    assert torch.equal(got, captum_infidelity(model, perturb_func, x, phi, **settings))
+    want = captum_infidelity(model, perturb_func, x, phi, **settings)
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=repr)
@@ -79,6 +81,70 @@ def test_the_cut_into_batches_does_not_count(perturbation):
     ]  # fmt: skip
     for value in values[1:]:
         torch.testing.assert_close(value, values[0])
+
+
+@pytest.mark.parametrize("output_dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("unit", [1.0, 1e3, 1e5])
+@pytest.mark.parametrize(
+    "perturbation", [FeatureRemoval(), ShapleyRemoval(), GaussianBaseline()], ids=repr
+)
+def test_a_normalized_value_does_not_cancel(perturbation, unit, output_dtype):
+    """Outputs in thousands of which an explanation tells all but a sine."""
+    w, x = torch.randn(20, generator=rng(2)), torch.rand(3, 20, generator=rng(3)) + 0.1
+    phi = unit * w * (x if perturbation.multiplies_by_inputs else torch.ones_like(x))
+
+    def price(z):
+        z = z.to(output_dtype)
+        return (unit * (z @ w.to(z)) + torch.sin(3 * z).sum(1)).unsqueeze(1)
+
+    def price_in_double(z):
+        return unit * (z @ w.double()) + torch.sin(3 * z).sum(-1)
+
+    values = [
+        infidelity(
+            price, perturbation, x, phi, target=0, n_perturb_samples=200, normalize=True,
+            generator=rng(), max_examples_per_batch=size,
+        )
+        for size in (None, 30, 600)
+    ]  # fmt: skip
+    multipliers, perturbed = (
+        part[0][:, :200].double() for part in perturbation.sample(Points.of(x), 2**18 // 60, rng())
+    )
+    account = (multipliers * phi.double().unsqueeze(1)).sum(2)
+    d = price_in_double(x.double()).unsqueeze(1) - price_in_double(perturbed)
+    scale = (account * d).sum(1, keepdim=True) / account.square().sum(1, keepdim=True)
+    right = (scale * account - d).square().mean(1)
+    # Outputs of single precision are themselves off by 6e-8 of their size, a few units.
+    slack = 1e-4 + 1e-6 * unit if output_dtype == torch.float32 else 1e-6
+    for value in values:
+        torch.testing.assert_close(value.double(), right, rtol=slack, atol=slack)
+
+
+def test_an_account_of_zeros_is_scaled_by_nothing():
+    x = images()
+    got = infidelity(
+        model, FeatureRemoval(), x, torch.zeros_like(x), target=1, normalize=True, generator=rng()
+    )
+    plain = infidelity(model, FeatureRemoval(), x, torch.zeros_like(x), target=1, generator=rng())
+    assert torch.equal(got, plain)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "want"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_squares_of_half_precision_do_not_overflow(dtype, want):
+    x = torch.full((2, 4), 128.0, dtype=dtype)
+    got = infidelity(
+        lambda z: 32 * z.sum(1), BaselineShift(), x, torch.zeros_like(x), n_perturb_samples=2
+    )
+    assert got.dtype == want
+    torch.testing.assert_close(got.double(), torch.full((2,), 16_384.0**2).double())
 
 
 def test_one_perturb_func_serves_other_inputs():

@@ -47,7 +47,7 @@ def shortest_complete(perturbation: BaselineShift, problem: Problem) -> Tensors:
     """The shortest complete explanation: mu d / |mu|^2 with mu = x - x0, one pass."""
     points, mu = problem.points, problem.differences
     pairs = zip(points.baselines, points.inputs, strict=True)
-    at_baselines = tuple(b.expand_as(x).unsqueeze(1) for b, x in pairs)
+    at_baselines = tuple(b.expand_as(x).unsqueeze(1).clone() for b, x in pairs)
     output_differences = problem.output_differences(iter([at_baselines]), 1).squeeze(1)
     squares = scalar_products(mu, mu)
     if bool((squares == 0).any()):

@@ -46,10 +46,12 @@ def _without_squares(
 ) -> Iterator[Tensors]:
     """The inputs with squares of the i-th removed, chunk by chunk."""
     points = problem.points
-    x, baseline = points.inputs[i].unsqueeze(1), points.baselines[i].unsqueeze(1)
+    baseline = points.baselines[i].unsqueeze(1)
     for start, end in problem.chunks(len(squares)):
-        copies = [
-            other.unsqueeze(1).expand(-1, end - start, *other.shape[1:]) for other in points.inputs
-        ]
-        copies[i] = torch.where(layout.over_channels(squares[start:end].masks()), baseline, x)
-        yield tuple(copies)
+        masks = layout.over_channels(squares[start:end].masks())
+        yield tuple(
+            torch.where(masks, baseline, x.unsqueeze(1))
+            if j == i
+            else x.unsqueeze(1).repeat_interleave(end - start, 1)
+            for j, x in enumerate(points.inputs)
+        )
