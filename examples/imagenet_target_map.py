@@ -91,7 +91,8 @@ for name, method in methods.items():
     text, back = (pearson_correlation(seen, m) for m in (target.expand_as(seen), seen.roll(1, 0)))
     print(f"{name:12} {text[::2].mean():14.2f} {text[1::2].mean():12.2f} {back[1::2].mean():16.2f}")
 columns = {"explanation": maps["gradient"], "beta-smoothed": maps["beta = 3"]}
-columns = {"change, amplified": change, **columns, "kernel-smoothed": maps["kernel"]}
+columns["kernel-smoothed"] = maps["kernel"]
+titles = ["photograph", "change, amplified", *columns]
 rows = ["original", "manipulated"] * len(images)
-figure = explanation_grid(batch, list(columns.values()), rows, ["photograph", *columns])
+figure = explanation_grid(batch, list(columns.values()), rows, titles, change=change)
 figure.savefig(args.output, dpi=150)

@@ -1,4 +1,4 @@
-"""Figures of explanations, on :mod:`captum.attr.visualization` and matplotlib."""
+"""Images and their explanations side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
-import torch
 from captum.attr import visualization as captum_visualization
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -15,9 +14,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from captum_robust._utils.checks import check_images
-
-__all__ = ["explanation_grid"]
+from captum_robust.visualization._pictures import (
+    amplified,
+    channels_first,
+    check_pictures,
+    with_factor,
+)
 
 _CELL_INCHES, _GAP_INCHES, _BAR_INCHES = 1.5, 0.08, 0.65
 _LINE_INCHES, _CHARACTER_INCHES = 0.17, 0.08  # of titles, about
@@ -53,8 +55,10 @@ def explanation_grid(
     row_titles: Sequence[str] | None = None,
     column_titles: Sequence[str] | None = None,
     *,
+    change: Tensor | None = None,
     captions: Sequence[Sequence[str]] | None = None,
     transpose: bool = False,
+    channel_dim: int = 1,
     sign: str = "absolute_value",
     alpha_overlay: float | None = None,
     outlier_perc: float = 2.0,
@@ -70,10 +74,14 @@ def explanation_grid(
         images: (N, C, H, W) with C = 1 or 3, in [0, 1]: the first column. None leaves it out.
         attributions: A tensor for each further column, explanations (N, C, H, W) or maps (N, H, W).
         row_titles: N texts, left of the rows.
-        column_titles: A text for each column, that of the images included.
+        column_titles: A text for each column, those of images and change included.
+        change: What an attack added, (N, C, H, W) in the unit of the images: a column after them.
+            All are amplified by the same factor, grey where nothing changed, so that the largest
+            is black or white; the column's title says by how much.
         captions: For each row a text for each column, below the picture; "" for none.
         transpose: Whether examples stand side by side instead, images in the first row. Titles and
             captions are those of the rows and columns that one sees.
+        channel_dim: Where C is in tensors of four dimensions, -1 for (N, H, W, C).
         sign: "absolute_value", "positive", "negative" or "all", as in Captum.
         alpha_overlay: Opacity, from 0 to 1, of maps laid over the grey image; None shows them bare.
         outlier_perc: From 0 to below 100.
@@ -94,12 +102,23 @@ def explanation_grid(
         >>> len(figure.axes)  # two rows of two pictures, and the colour bar
         5
     """
-    _check_pictures(images, attributions)
+    images, change, attributions = channels_first(images, change, attributions, channel_dim)
+    check_pictures(images, change, attributions)
     _check_options(images, sign, alpha_overlay, outlier_perc)
-    n_rows, n_columns = len(attributions[0]), len(attributions) + (images is not None)
+    pictures = [] if images is None else [images]
+    n_rows, n_columns = len(attributions[0]), len(attributions) + len(pictures)
+    if change is not None:
+        changes, factor = amplified(change)
+        place = len(pictures)
+        pictures.append(changes)
+        n_columns += 1
     if transpose:
         n_rows, n_columns = n_columns, n_rows
     _check_texts(n_rows, n_columns, row_titles, column_titles, captions)
+    if change is not None and transpose:
+        row_titles = with_factor(row_titles, place, n_rows, factor)
+    elif change is not None:
+        column_titles = with_factor(column_titles, place, n_columns, factor)
     height, width = attributions[0].shape[-2:]
     cell = (_CELL_INCHES * max(1.0, width / height), _CELL_INCHES * max(1.0, height / width))
     n_characters = int(cell[0] / _CHARACTER_INCHES)
@@ -113,9 +132,10 @@ def explanation_grid(
     figure.set_layout_engine("compressed", w_pad=_GAP_INCHES / 2, h_pad=_GAP_INCHES / 2)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for i, cells in enumerate(axes.T if transpose else axes):
-        image = None if images is None else images[i].detach().movedim(0, -1).cpu().double()
-        if image is not None:
-            cells[0].imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
+        shown = [p[i].detach().movedim(0, -1).cpu().double() for p in pictures]
+        for axis, picture in zip(cells, shown, strict=False):
+            axis.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
+        image = None if images is None else shown[0]
         for axis, explanations in zip(cells[-len(attributions) :], attributions, strict=True):
             below = None if image is None or alpha_overlay is None else (image, alpha_overlay)
             _draw_map(figure, axis, explanations[i], below, sign, outlier_perc)
@@ -208,39 +228,6 @@ def _add_colour_bar(figure: Figure, axes: npt.NDArray[Any], style: _Style) -> No
     bar.ax.set_yticklabels(list(style.labels.values()), fontsize=_CAPTION_POINTS)
     bar.ax.tick_params(length=0)
     bar.outline.set(linewidth=0.5, edgecolor="0.6")
-
-
-def _check_pictures(images: Tensor | None, attributions: Sequence[Tensor]) -> None:
-    if isinstance(attributions, Tensor) or len(attributions) == 0:
-        raise ValueError(
-            "attributions must be a sequence of tensors, one for each column; put a single one in "
-            "a list: [attributions]."
-        )
-    for i, explanations in enumerate(attributions):
-        name = f"attributions[{i}]"
-        if not isinstance(explanations, Tensor) or not explanations.is_floating_point():
-            raise ValueError(f"{name} must be a floating-point tensor; convert it with .float().")
-        if explanations.ndim not in (3, 4) or explanations.numel() == 0:
-            raise ValueError(
-                f"{name} must be explanations (N, C, H, W) or maps (N, H, W), got shape "
-                f"{tuple(explanations.shape)}."
-            )
-        if not torch.isfinite(explanations).all():
-            raise ValueError(f"{name} contains NaN or Inf; find it with torch.isfinite.")
-    if images is not None:
-        check_images(images)
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"images must be (N, C, H, W) with C = 1 or 3, got shape {tuple(images.shape)}."
-            )
-    sizes = [
-        (len(e), *e.shape[-2:]) for e in (*attributions, *([] if images is None else [images]))
-    ]
-    if len(set(sizes)) > 1:
-        raise ValueError(
-            f"attributions and images must agree in N, H and W, got {sizes}; enlarge maps with "
-            "captum.attr.LayerAttribution.interpolate."
-        )
 
 
 def _check_options(
