@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from captum_robust import attr, metrics, zoo
 from captum_robust.perturbations import GaussianBaseline, Perturbation, SquareRemoval
+from captum_robust.perturbations.grid import Grid
 
 PARTS = ["squares", "gaussian", "quantus", "square", "noisy-baseline"]
 parser = argparse.ArgumentParser(description="Cost of infidelity and of its optima.")
@@ -100,7 +101,7 @@ def quantus_infidelity(model: nn.Module, images: Tensor, y: Tensor) -> None:
 def square(model: nn.Module, images: Tensor, y: Tensor) -> None:
     """Against the model on the very inputs, made beforehand, in batches of the same size."""
     explain = attr.Square(model)
-    grid = explain.perturbation.grid(images)
+    grid = Grid(explain.perturbation.sizes, images.shape[2:])
     masks = grid.squares(torch.arange(len(grid), device=images.device)).masks()
     without = torch.where(masks[:, None, None], 0.0, images).flatten(0, 1)
     batch = len(images) * (334 // len(images))

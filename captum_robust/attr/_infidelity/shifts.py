@@ -157,8 +157,9 @@ def _means_at_noisy_baselines(perturbation: GaussianBaseline, problem: Problem) 
             outputs = problem.output.at(copies)
             if not outputs.requires_grad:
                 raise ValueError(
-                    "forward_func has no gradient, which the closed form needs: return a tensor "
-                    "with a graph, from a model outside torch.no_grad and torch.inference_mode."
+                    "forward_func has no gradient, which the closed form needs: leave out "
+                    "torch.no_grad and .detach() in it. For a model without gradients take "
+                    "InfidelityOptimal with another perturbation, FeatureRemoval for instance."
                 )
             found = torch.autograd.grad(outputs.sum(), copies, materialize_grads=True)
             for i, g in enumerate(found):
