@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "attacks",
     "attr",
+    "certificates",
     "metrics",
     "outputs",
     "perturbations",

@@ -133,7 +133,7 @@ class SparsifiedSmoothing(Attribution):
 
     def count_marks(
         self,
-        inputs: TensorOrTensors,
+        inputs: Tensor | Tensors,
         copies: range,
         seed: int,
         internal_batch_size: int | None = None,

@@ -1,0 +1,24 @@
+"""What no attack can change: bounds for explanations with a stated confidence.
+
+===========================  ======================================================================
+:func:`certify_top_k`        how many of the k most relevant features stay within a radius
+:func:`certify_pixels`       which pixels stay relevant, which stay irrelevant
+:func:`collect_counts`       the integers from which both follow: resumed, merged, saved
+===========================  ======================================================================
+"""
+
+from captum_robust.certificates.bounds import enclosing_l2_radius
+from captum_robust.certificates.counts import SmoothingCounts
+from captum_robust.certificates.pixels import PixelCertificate, certify_pixels
+from captum_robust.certificates.sampling import collect_counts
+from captum_robust.certificates.top_k import TopKCertificate, certify_top_k
+
+__all__ = [
+    "PixelCertificate",
+    "SmoothingCounts",
+    "TopKCertificate",
+    "certify_pixels",
+    "certify_top_k",
+    "collect_counts",
+    "enclosing_l2_radius",
+]
