@@ -1,4 +1,4 @@
-"""Counts into the file given as argument, saved after every chunk; killed by test_counts."""
+"""Counts into the file given as argument, saved after every chunk; killed by test_sampling."""
 
 from __future__ import annotations
 
