@@ -57,3 +57,29 @@ def preserve_model(model: nn.Module) -> Iterator[nn.Module]:
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def depends_on_mode(model: nn.Module) -> bool:
+    """Whether a part of ``model`` is in training mode that computes something else in it.
+
+    Example:
+        >>> from torch import nn
+        >>> from captum_robust._utils.model_state import depends_on_mode
+        >>> depends_on_mode(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+        False
+        >>> depends_on_mode(nn.Sequential(nn.Linear(3, 3), nn.Dropout()))
+        True
+    """
+    return any(module.training and _differs_in_training(module) for module in model.modules())
+
+
+def _differs_in_training(module: nn.Module) -> bool:
+    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.RReLU)):
+        return True
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.track_running_stats
+    return getattr(module, "dropout", 0.0) not in (0.0, None) and isinstance(
+        module, (nn.MultiheadAttention, nn.RNNBase)
+    )

@@ -2,14 +2,16 @@
 
 from captum_robust.attacks._explained import Explained
 from captum_robust.attacks.balls import L2, LInf
-from captum_robust.attacks.base import ExplanationAttack
 from captum_robust.attacks.dombrowski import Dombrowski
+from captum_robust.attacks.explanation_attack import ExplanationAttack
 from captum_robust.attacks.ghorbani import GhorbaniMassCenter, GhorbaniTarget, GhorbaniTopK
 from captum_robust.attacks.random_sign import RandomSign
+from captum_robust.attacks.report import AttackReport, Indicator
 from captum_robust.attacks.schedules import GeometricGrowth, LinearDecay
 
 __all__ = [
     "L2",
+    "AttackReport",
     "Dombrowski",
     "Explained",
     "ExplanationAttack",
@@ -17,6 +19,7 @@ __all__ = [
     "GhorbaniMassCenter",
     "GhorbaniTarget",
     "GhorbaniTopK",
+    "Indicator",
     "LInf",
     "LinearDecay",
     "RandomSign",

@@ -1,14 +1,20 @@
-"""The sets that a manipulated image must stay in, and how to move inside them."""
+"""The sets that a manipulated example must stay in, and how to move inside them."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from captum_robust._utils.randomness import random_sign, standard_normal, standard_uniform
+
+Radius: TypeAlias = float | Tensor
+"""One radius, or one for each feature: a tensor that broadcasts against an example."""
+
+Box: TypeAlias = tuple[float, float] | tuple[Tensor, Tensor]
+"""The smallest and the largest value, of all features or of each."""
 
 # A norm over many pixels is rounded; shrinking by this much keeps it under eps all the same.
 _L2_MARGIN = 1e-12
@@ -16,23 +22,27 @@ _L2_MARGIN = 1e-12
 
 @runtime_checkable
 class Ball(Protocol):
-    """What an attack needs to know of its budget. All tensors are ``(N, ...)`` images."""
+    """What an attack needs to know of its budget. All tensors are ``(N, ...)`` examples."""
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The steepest step of unit size for this norm."""
 
-    def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
-        """A point of the ball that is an image in [0, 1]: ``x`` itself where it is both."""
+    def project(self, x: Tensor, center: Tensor, eps: Radius, box: Box = (0.0, 1.0)) -> Tensor:
+        """A point of the ball and of the box: ``x`` itself where it is in both."""
 
-    def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-        """A random point of the ball that is an image in [0, 1]."""
+    def draw(
+        self, center: Tensor, eps: Radius, generator: torch.Generator, box: Box = (0.0, 1.0)
+    ) -> Tensor:
+        """A random point of the ball that is in the box."""
 
-    def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-        """A random point on the ball's border, cut to an image in [0, 1]."""
+    def draw_extreme(
+        self, center: Tensor, eps: Radius, generator: torch.Generator, box: Box = (0.0, 1.0)
+    ) -> Tensor:
+        """A random point on the ball's border, cut to the box."""
 
 
 class LInf:
-    """Every pixel moves by at most ``eps``, exactly: no rounding error lets one through."""
+    """Every feature moves by at most ``eps``, exactly: no rounding error lets one through."""
 
     def __repr__(self) -> str:
         return "LInf()"
@@ -41,30 +51,35 @@ class LInf:
         """The steepest step of unit size for this norm."""
         return gradient.sign()
 
-    def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
-        """``x``, moved into the ball and into [0, 1] where it is outside."""
-        lower, upper = self._bounds(center, eps)
+    def project(self, x: Tensor, center: Tensor, eps: Radius, box: Box = (0.0, 1.0)) -> Tensor:
+        """``x``, moved into the ball and into the box where it is outside."""
+        lower, upper = self._bounds(center, eps, box)
         return torch.clamp(x, lower, upper)
 
-    def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, center: Tensor, eps: Radius, generator: torch.Generator, box: Box = (0.0, 1.0)
+    ) -> Tensor:
         """A random point of the ball."""
         noise = 2 * standard_uniform(center, generator) - 1
-        return self.project(center + eps * noise, center, eps)
+        return self.project(_moved(center, eps, noise), center, eps, box)
 
-    def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    def draw_extreme(
+        self, center: Tensor, eps: Radius, generator: torch.Generator, box: Box = (0.0, 1.0)
+    ) -> Tensor:
         """A random point on the border of the ball."""
-        return self.project(center + eps * random_sign(center, generator), center, eps)
+        return self.project(_moved(center, eps, random_sign(center, generator)), center, eps, box)
 
     @staticmethod
-    def _bounds(center: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def _bounds(center: Tensor, eps: Radius, box: Box) -> tuple[Tensor, Tensor]:
         """The outermost floating-point values whose true distance to ``center`` is within eps."""
         budget = _round_down(eps, center.dtype)
-        lower, upper = _step_inside(center, -budget), _step_inside(center, budget)
-        return lower.clamp(min=0.0), upper.clamp(max=1.0)
+        lower = _step_inside(center, -budget, up=False)
+        upper = _step_inside(center, budget, up=True)
+        return lower.clamp(min=box[0]), upper.clamp(max=box[1])
 
 
 class L2:
-    """The Euclidean norm of the change of an image is at most ``eps``."""
+    """The Euclidean norm of the change of an example is at most ``eps``, which is one number."""
 
     def __repr__(self) -> str:
         return "L2()"
@@ -76,10 +91,10 @@ class L2:
         share = gradient / torch.where(largest > 0, largest, 1)
         return share / torch.where(largest > 0, _norm(share), 1)
 
-    def project(self, x: Tensor, center: Tensor, eps: float) -> Tensor:
-        """``x``, moved into the ball and into [0, 1] where it is outside."""
+    def project(self, x: Tensor, center: Tensor, eps: Radius, box: Box = (0.0, 1.0)) -> Tensor:
+        """``x``, moved into the ball and into the box where it is outside."""
         exact = center.double()
-        change = x.clamp(0.0, 1.0).double() - exact
+        change = x.clamp(box[0], box[1]).double() - exact  # type: ignore[arg-type]
         scale = eps * (1 - _L2_MARGIN) / _norm(change).clamp(min=torch.finfo(torch.float64).tiny)
         # Both sets are convex and hold the center, so shrinking towards it leaves neither.
         change = change * scale.clamp(max=1.0)
@@ -87,25 +102,33 @@ class L2:
         overshoots = (inside.double() - exact).abs() > change.abs()
         return torch.where(overshoots, _toward(inside, center), inside)
 
-    def draw(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, center: Tensor, eps: Radius, generator: torch.Generator, box: Box = (0.0, 1.0)
+    ) -> Tensor:
         """A random point of the ball."""
         size = center[0].numel()
         per_example = center.new_empty(len(center), *[1] * (center.dim() - 1))
         radius = standard_uniform(per_example, generator) ** (1 / size)
         noise = self.direction(standard_normal(center, generator))
-        return self.project(center + eps * radius * noise, center, eps)
+        return self.project(center + eps * radius * noise, center, eps, box)
 
-    def draw_extreme(self, center: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    def draw_extreme(
+        self, center: Tensor, eps: Radius, generator: torch.Generator, box: Box = (0.0, 1.0)
+    ) -> Tensor:
         """A random point on the border of the ball."""
         step = eps / math.sqrt(center[0].numel())
-        return self.project(center + step * random_sign(center, generator), center, eps)
+        return self.project(center + step * random_sign(center, generator), center, eps, box)
 
 
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
 
 
-def _step_inside(center: Tensor, step: float) -> Tensor:
+def _moved(center: Tensor, eps: Radius, unit: Tensor) -> Tensor:
+    return center + (eps.to(center) if isinstance(eps, Tensor) else eps) * unit
+
+
+def _step_inside(center: Tensor, step: Radius, *, up: bool) -> Tensor:
     """``center + step``, rounded towards ``center``."""
     exact = center.double()
     total = exact + step
@@ -116,16 +139,18 @@ def _step_inside(center: Tensor, step: float) -> Tensor:
         added = (part - step) + ((total - part) - exact)
     else:
         added = rounded.double() - total
-    overshoots = added > 0 if step > 0 else added < 0
+    overshoots = added > 0 if up else added < 0
     return torch.where(overshoots, _toward(rounded, center), rounded)
 
 
-def _round_down(value: float, dtype: torch.dtype) -> float:
+def _round_down(value: Radius, dtype: torch.dtype) -> Radius:
     """The largest number of ``dtype`` that is not above ``value``."""
-    rounded = torch.tensor(value, dtype=dtype)
-    if rounded.item() > value:
-        rounded = _toward(rounded, torch.zeros_like(rounded))
-    return rounded.item()
+    exact = (
+        value.double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    )
+    rounded = exact.to(dtype)
+    rounded = torch.where(rounded > exact, _toward(rounded, torch.zeros_like(rounded)), rounded)
+    return rounded.double() if isinstance(value, Tensor) else rounded.item()
 
 
 def _toward(x: Tensor, goal: Tensor) -> Tensor:

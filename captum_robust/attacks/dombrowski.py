@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from captum.attr import Attribution
@@ -11,9 +11,15 @@ from torch import Tensor, nn
 
 from captum_robust._utils.checks import check_positive
 from captum_robust.attacks._explained import Explained
-from captum_robust.attacks.base import ExplanationAttack, Gradient, Objective, Stepper
+from captum_robust.attacks._search import Gradient, Objective, Stepper
+from captum_robust.attacks.balls import Radius
+from captum_robust.attacks.explanation_attack import ExplanationAttack
 from captum_robust.attacks.objectives import squared_distance
 from captum_robust.attacks.schedules import Schedule, value_at
+from captum_robust.attacks.settings import AttackSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Dombrowski(ExplanationAttack):
@@ -22,19 +28,19 @@ class Dombrowski(ExplanationAttack):
     .. math:: \min_{x'} d\,\|r(x') - r^t\|^2 + \gamma\,\|p(x') - p(x)\|^2
 
     by Adam, with d the number of pixels (so that the balance of the terms does not depend on the
-    size of the image) and p the class probabilities. The surrogate grows sharper with the steps.
-    At 224 x 224 the default ``gamma`` gives the terms the weights of the authors' code, which also
-    has probabilities where the paper has logits.
+    size of the image) and p the class probabilities (or what ``output.comparable`` gives). The
+    surrogate grows sharper with the steps. At 224 x 224 the default ``gamma`` gives the terms the
+    weights of the authors' code, which also has probabilities where the paper has logits.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits.
+        model: The attacked model.
         explanation: The Captum explanation to attack; None: the gradient.
         eps: Radius of the ball; 1 leaves the limits of an image as the only bound (``LInf()``).
-        alpha: Learning rate of Adam, in units of the image; where a call brings another ``eps``,
+        alpha: Learning rate of Adam, in units of the inputs; where a call brings another ``eps``,
             it stays.
         steps: Number of steps.
         gamma: Weight of the change of the output; 0 ignores it (the label is kept all the same).
-        **kwargs: See :class:`ExplanationAttack`.
+        **settings: See :class:`ExplanationAttack`.
 
     Raises:
         ValueError: A parameter is out of range; when called, ``target_maps`` are not maps.
@@ -56,16 +62,18 @@ class Dombrowski(ExplanationAttack):
         self,
         model: nn.Module,
         explanation: Attribution | None = None,
-        eps: float = 1.0,
-        alpha: float | Schedule = 1e-3,
+        eps: Radius = 1.0,
+        alpha: float | Tensor | Schedule = 1e-3,
         steps: int = 250,
         *,
         gamma: float = 25.0,
-        **kwargs: Any,
+        **settings: Unpack[AttackSettings],
     ) -> None:
         if gamma != 0:
             check_positive(gamma=gamma)
-        super().__init__(model, explanation, eps, alpha, steps, **kwargs)
+        if isinstance(alpha, Tensor):
+            raise TypeError("alpha must be a number or a schedule: the learning rate of Adam.")
+        super().__init__(model, explanation, eps, alpha, steps, **settings)
         self.gamma = gamma
 
     def forward(
@@ -85,7 +93,7 @@ class Dombrowski(ExplanationAttack):
             raise ValueError("target_maps is missing: call attack(images, labels, target_maps).")
         return self._search(images, labels, partial(self.objective, target_maps=target_maps))
 
-    def _with_eps(self, eps: float) -> ExplanationAttack:
+    def _with_eps(self, eps: Radius) -> ExplanationAttack:
         attack = super()._with_eps(eps)
         attack.alpha = self.alpha  # Adam's pace is not made for the radius, which may be no bound
         return attack
@@ -93,16 +101,16 @@ class Dombrowski(ExplanationAttack):
     def objective(  # type: ignore[override]
         self, clean: Explained, target_maps: Tensor
     ) -> Objective:
-        """Distance to the target maps, and the weighted change of the probabilities."""
+        """Distance to the target maps, and the weighted change of the output."""
         target = _normalized_targets(target_maps, clean.relevance)
         n_pixels = target[0].numel()
-        probabilities = clean.output.detach().softmax(1)
+        before = clean.comparable.detach()
 
         def loss(seen: Explained) -> Tensor:
             map_error = n_pixels * squared_distance(seen.relevance, target)
             if self.gamma == 0:
                 return map_error
-            change = squared_distance(seen.output.softmax(1), probabilities)
+            change = squared_distance(seen.comparable, before)
             return map_error + self.gamma * change
 
         return loss
@@ -112,6 +120,7 @@ class Dombrowski(ExplanationAttack):
         wide = images if images.dtype == torch.float64 else images.float()
         moved = wide.clone()
         adam = torch.optim.Adam([moved])
+        inside, inside_wide = self._limits(images), self._limits(wide)
 
         def step(x: Tensor, gradient: Gradient, progress: float) -> Tensor:
             if not adam.state:  # later, x is what is here, but for rounding
@@ -119,8 +128,8 @@ class Dombrowski(ExplanationAttack):
             moved.grad = gradient(x).to(moved)
             adam.param_groups[0]["lr"] = value_at(self.alpha, progress)
             adam.step()
-            moved.copy_(self.ball.project(moved, wide, self.eps))
-            return self.ball.project(moved.to(images.dtype), images, self.eps)
+            moved.copy_(inside_wide.project(moved, wide))
+            return inside.project(moved.to(images.dtype), images)
 
         return step
 

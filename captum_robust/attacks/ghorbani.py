@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from captum.attr import Attribution
@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from captum_robust._utils.checks import check_count
 from captum_robust.attacks import objectives
 from captum_robust.attacks._explained import Explained
-from captum_robust.attacks.base import ExplanationAttack, Objective
+from captum_robust.attacks._search import Objective
+from captum_robust.attacks.balls import Radius
+from captum_robust.attacks.explanation_attack import ExplanationAttack
 from captum_robust.attacks.schedules import Schedule
+from captum_robust.attacks.settings import AttackSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class GhorbaniTopK(ExplanationAttack):
@@ -21,13 +27,13 @@ class GhorbaniTopK(ExplanationAttack):
     .. math:: \min_{x'} \sum_{t \in T} r_t(x'), \quad T = \text{the k largest of } r(x)
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits.
+        model: The attacked model.
         explanation: The Captum explanation to attack; None: the gradient.
-        eps: Radius of the ball, in units of the image.
-        alpha: Step size, in units of the image.
+        eps: Radius of the ball, in units of the inputs.
+        alpha: Step size, in units of the inputs.
         steps: Number of steps.
         k: Number of pixels.
-        **kwargs: See :class:`ExplanationAttack`.
+        **settings: See :class:`ExplanationAttack`.
 
     Raises:
         ValueError: A parameter is out of range, or k exceeds the number of pixels.
@@ -52,14 +58,14 @@ class GhorbaniTopK(ExplanationAttack):
         self,
         model: nn.Module,
         explanation: Attribution | None = None,
-        eps: float = 8 / 255,
-        alpha: float | Schedule = 1 / 255,
+        eps: Radius = 8 / 255,
+        alpha: float | Tensor | Schedule = 1 / 255,
         steps: int = 100,
         *,
         k: int = 50,
-        **kwargs: Any,
+        **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(model, explanation, eps, alpha, steps, **kwargs)
+        super().__init__(model, explanation, eps, alpha, steps, **settings)
         _check_k(k)
         self.k = k
 
@@ -76,12 +82,12 @@ class GhorbaniMassCenter(ExplanationAttack):
     .. math:: \max_{x'} \|C(r(x')) - C(r(x))\|_2, \quad C(r) = \sum_p p\, r_p
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits.
+        model: The attacked model.
         explanation: The Captum explanation to attack; None: the gradient.
-        eps: Radius of the ball, in units of the image.
-        alpha: Step size, in units of the image.
+        eps: Radius of the ball, in units of the inputs.
+        alpha: Step size, in units of the inputs.
         steps: Number of steps.
-        **kwargs: See :class:`ExplanationAttack`.
+        **settings: See :class:`ExplanationAttack`.
 
     References:
         Ghorbani et al. 2019, "Interpretation of neural networks is fragile".
@@ -108,13 +114,13 @@ class GhorbaniTarget(ExplanationAttack):
     .. math:: \max_{x'} \sum_{t \in T} r_t(x')
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits.
+        model: The attacked model.
         explanation: The Captum explanation to attack; None: the gradient.
-        eps: Radius of the ball, in units of the image.
-        alpha: Step size, in units of the image.
+        eps: Radius of the ball, in units of the inputs.
+        alpha: Step size, in units of the inputs.
         steps: Number of steps.
         region: Boolean mask of the pixels to highlight, (H, W), or (N, H, W) for one per image.
-        **kwargs: See :class:`ExplanationAttack`.
+        **settings: See :class:`ExplanationAttack`.
 
     Raises:
         ValueError: ``region`` is not boolean, marks nothing, or has another shape than the maps.
@@ -129,7 +135,7 @@ class GhorbaniTarget(ExplanationAttack):
         >>> model, (images, labels) = fashion_mnist_cnn(), fashion_mnist_sample(2)
         >>> corner = torch.zeros(28, 28, dtype=torch.bool)
         >>> corner[:5, :5] = True
-        >>> attack = GhorbaniTarget(model, eps=0.02, alpha=0.002, steps=5, region=corner)
+        >>> attack = GhorbaniTarget(model, eps=0.05, alpha=0.01, steps=10, region=corner)
         >>> attack(images, labels).shape
         torch.Size([2, 1, 28, 28])
     """
@@ -138,14 +144,14 @@ class GhorbaniTarget(ExplanationAttack):
         self,
         model: nn.Module,
         explanation: Attribution | None = None,
-        eps: float = 8 / 255,
-        alpha: float | Schedule = 1 / 255,
+        eps: Radius = 8 / 255,
+        alpha: float | Tensor | Schedule = 1 / 255,
         steps: int = 100,
         *,
         region: Tensor,
-        **kwargs: Any,
+        **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(model, explanation, eps, alpha, steps, **kwargs)
+        super().__init__(model, explanation, eps, alpha, steps, **settings)
         if not isinstance(region, Tensor) or region.dtype != torch.bool:
             raise ValueError("region must be a boolean tensor. Convert it with region.bool().")
         if not bool(region.any()):

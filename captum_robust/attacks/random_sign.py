@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_robust.attacks._explained import Explained
-from captum_robust.attacks.base import ExplanationAttack, Gradient, Objective, Stepper
+from captum_robust.attacks._search import Gradient, Objective, Stepper
+from captum_robust.attacks.balls import Radius
+from captum_robust.attacks.explanation_attack import ExplanationAttack
+from captum_robust.attacks.settings import AttackSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class RandomSign(ExplanationAttack):
@@ -23,13 +29,13 @@ class RandomSign(ExplanationAttack):
     model as often as an attack of as many steps. Where no draw keeps the label, the clean image.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits.
+        model: The attacked model.
         explanation: The Captum explanation that the draws are judged by; None: the gradient.
-        eps: Radius of the ball, in units of the image.
+        eps: Radius of the ball, in units of the inputs.
         steps: Number of draws.
         objective: How to judge a draw: the ``objective`` of another attack. None: the larger the
             total change of the relevance map, the better.
-        **kwargs: See :class:`ExplanationAttack`.
+        **settings: See :class:`ExplanationAttack`.
 
     References:
         Ghorbani et al. 2019, "Interpretation of neural networks is fragile".
@@ -48,13 +54,13 @@ class RandomSign(ExplanationAttack):
         self,
         model: nn.Module,
         explanation: Attribution | None = None,
-        eps: float = 8 / 255,
+        eps: Radius = 8 / 255,
         steps: int = 1,
         *,
         objective: Callable[[Explained], Objective] | None = None,
-        **kwargs: Any,
+        **settings: Unpack[AttackSettings],
     ) -> None:
-        super().__init__(model, explanation, eps=eps, alpha=eps, steps=steps, **kwargs)
+        super().__init__(model, explanation, eps=eps, alpha=eps, steps=steps, **settings)
         self._judge = objective
 
     def objective(self, clean: Explained) -> Objective:
@@ -65,7 +71,9 @@ class RandomSign(ExplanationAttack):
         return lambda seen: -(seen.relevance - before).abs().flatten(1).sum(1)
 
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
+        limits = self._limits(images)
+
         def step(x: Tensor, gradient: Gradient, progress: float) -> Tensor:
-            return self.ball.draw_extreme(images, self.eps, generator)
+            return limits.draw_extreme(images, generator)
 
         return step

@@ -21,6 +21,8 @@ from captum_robust.attacks import (
     RandomSign,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
+
 EPS, ALPHA, STEPS, K, BETA = 0.1, 0.03, 6, 9, 7.0
 
 

@@ -18,6 +18,8 @@ from captum_robust.attacks import (
 from captum_robust.metrics import relevance_map, top_k_intersection
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
 
+pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
+
 RADIUS = 0.04
 MAPS = torch.rand(4, 28, 28, generator=torch.Generator().manual_seed(0)) ** 8
 REGIONS = MAPS > 0.5

@@ -26,6 +26,8 @@ from captum_robust.attr import (
     RelevancePropagation,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
+
 EPS = 0.05
 CORNER = torch.zeros(8, 8, dtype=torch.bool)
 CORNER[:3, 5:] = True

@@ -17,6 +17,8 @@ from captum_robust.attacks import (
     objectives,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
+
 H, W, N, CLASSES = 5, 7, 3, 4
 
 

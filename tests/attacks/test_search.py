@@ -17,6 +17,8 @@ from captum_robust.attacks import (
     _explained,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
+
 K = 9
 
 

@@ -21,6 +21,8 @@ from captum_robust.attr import BetaSmoothing
 from captum_robust.metrics import pearson_correlation, relevance_map, top_k_intersection
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
 
+pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
+
 N, STEPS, K = 40, 20, 50
 
 

@@ -22,6 +22,11 @@ from captum_robust.attacks import (
     RandomSign,
 )
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The attack failed for"),
+    pytest.mark.filterwarnings("ignore:model is in training mode"),
+]
+
 MAP = torch.rand(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 REGION = MAP > 0.7
 MEAN, STD = [0.25, 0.5, 0.125], [0.5, 0.25, 0.5]
