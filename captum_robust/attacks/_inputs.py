@@ -145,6 +145,8 @@ def warn_of_training_mode(model: nn.Module) -> None:
 
 def warn_of_pixels(images: Tensor, mean: Tensor, std: Tensor) -> None:
     """Say that images which should be normalised look as if they were not."""
+    if images.numel() == 0:  # refused later, with the reason
+        return
     low, high = torch.stack(torch.aminmax(images)).tolist()
     darkest = (-mean / std).min().item()
     if low >= 0 and high <= 1 and darkest < -0.1:

@@ -193,6 +193,9 @@ class ExplanationAttack(TorchAttack, ABC):
         """What happened in the last call; None before the first, and after one that failed."""
         return self._report
 
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, explanation={type(self._explanation).__name__})"
+
     # What subclasses may change.
 
     def _check_explanation(self) -> None:
