@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from captum.attr import (
     Attribution,
+    DeepLift,
     GradientAttribution,
     GradientShap,
     LayerGradCam,
@@ -23,9 +24,12 @@ from captum.attr import (
 from torch import Tensor
 
 from captum_robust._utils.captum import captum_compute_gradients, format_inputs, format_output
+from captum_robust._utils.checks import check_floating_inputs
 from captum_robust._utils.forward import compute_gradients, unwrapped
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import seeded_global_state
+from captum_robust._utils.types import TensorOrTensors, Tensors
 
 
 def map_forward(
@@ -57,9 +61,10 @@ def use_gradients(
     return clone
 
 
+@outside_inference_mode
 def attribute_detached(
-    attribution: Attribution, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any
-) -> Any:
+    attribution: Attribution, inputs: TensorOrTensors, *args: Any, **kwargs: Any
+) -> TensorOrTensors:
     """Run ``attribute`` so that Captum leaves nothing behind and nothing half-differentiable.
 
     Captum turns on ``requires_grad`` of the caller's tensors with a warning, forgets to turn it
@@ -68,21 +73,29 @@ def attribute_detached(
     model in training mode are as before.
 
     Methods of this library do not check their inputs here (:func:`checks.checked`).
+
+    Raises:
+        ValueError: Inputs of integers for a method that takes gradients; a result in float16 with
+            NaN or Inf.
     """
     inner = innermost(attribution)
     gradient_method = isinstance(inner, GradientAttribution)
     is_tuple, tensors = format_inputs(inputs)
+    if gradient_method:
+        check_floating_inputs(tensors)
     prepared = tuple(
         x.detach().requires_grad_((gradient_method or x.requires_grad) and x.is_floating_point())
         for x in tensors
     )
-    quiet = _with_own_gradients(attribution)
+    quiet = _prepared(attribution, tensors)
     if isinstance(inner, (PerturbationAttribution, LayerGradCam)):
         quiet = map_forward(quiet, unwrapped)
     unchecked = getattr(quiet.attribute, "unchecked", None)
     attribute = partial(unchecked, quiet) if unchecked else quiet.attribute
     with preserve_buffers(inner.forward_func):
-        return _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
+        result = _detach(attribute(format_output(is_tuple, prepared), *args, **kwargs))
+    _check_overflow(result, tensors)
+    return result
 
 
 class Draws(NamedTuple):
@@ -143,18 +156,33 @@ def same_draws(
         yield kwargs
 
 
-def _with_own_gradients(attribution: Attribution) -> Attribution:
+def _prepared(attribution: Attribution, inputs: Tensors) -> Attribution:
+    """A copy with this library's gradients, and thresholds that the inputs' dtype can hold."""
     clone = copy.copy(use_gradients(attribution, compute_gradients))
+    if isinstance(clone, DeepLift):
+        # Differences below it are not divided by; the default, 1e-10, is zero in float16.
+        clone.eps = max(clone.eps, *(torch.finfo(x.dtype).tiny for x in inputs))
     for name, held in vars(clone).items():
         if isinstance(held, Attribution):
-            setattr(clone, name, _with_own_gradients(held))
+            setattr(clone, name, _prepared(held, inputs))
     return clone
 
 
 def innermost(attribution: Attribution) -> Attribution:
-    """What is wrapped, by however many layers of ``attribution_method``."""
+    """The explanation that smoothings and noise tunnels wrap."""
     wrapped = getattr(attribution, "attribution_method", None)
     return innermost(wrapped) if isinstance(wrapped, Attribution) else attribution
+
+
+def _check_overflow(result: Any, inputs: Tensors) -> None:
+    if not any(x.dtype == torch.float16 for x in inputs):
+        return
+    parts = result if isinstance(result, tuple) else (result,)
+    if not all(bool(p.isfinite().all()) for p in parts if isinstance(p, Tensor)):
+        raise ValueError(
+            "the explanation has NaN or Inf in float16, which overflows above 65504. Explain in "
+            "float32 or bfloat16: model.float(), inputs.float()."
+        )
 
 
 def _detach(result: Any) -> Any:

@@ -23,14 +23,19 @@ _LEFT_OVER = (
 )
 
 
-def missed_rectifiers(output: Tensor, inputs: Iterable[Any], with_functions: bool) -> list[str]:
+def missed_rectifiers(
+    output: Tensor,
+    inputs: Iterable[Any],
+    with_functions: bool,
+    constant_nodes: Iterable[Any] = (),
+) -> list[str]:
     """Names of the nodes in the graph from ``inputs`` to ``output`` that should not be there.
 
     These are rectifiers, blocks of scripted code, and, ``with_functions``, custom
     ``torch.autograd.Function``, whose backward pass is code of its own.
     """
-    # What computed the inputs is no part of the model.
-    seen = {None, *(x.grad_fn for x in inputs if isinstance(x, Tensor))}
+    # What computed the inputs, or a value made of the weights alone, is not looked at.
+    seen = {None, *(x.grad_fn for x in inputs if isinstance(x, Tensor)), *constant_nodes}
     found: list[str] = []
     ahead: list[Any] = [output.grad_fn]
     while ahead:

@@ -12,6 +12,8 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor
 
+from captum_robust._utils.inference_mode import outside_inference_mode
+
 _CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -101,7 +103,7 @@ def check_attribution(value: Any, name: str = "attribution_method") -> None:
 
 
 def checked(attribute: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a method ``attribute`` so that it checks its inputs.
+    """Decorate a method ``attribute`` so that it checks its inputs, also under inference mode.
 
     ``attribute.unchecked`` is the bare method, for loops in which a NaN must not stop the rest.
     """
@@ -111,8 +113,9 @@ def checked(attribute: Callable[..., Any]) -> Callable[..., Any]:
         check_inputs(inputs)
         if hasattr(self, "check_inputs"):  # what else the explanation asks of them
             self.check_inputs(inputs)
-        return attribute(self, inputs, *args, **kwargs)
+        return outside(self, inputs, *args, **kwargs)
 
+    outside = outside_inference_mode(attribute)
     run.unchecked = attribute  # type: ignore[attr-defined]
     return run
 

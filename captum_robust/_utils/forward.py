@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_robust._utils.captum import run_forward
+from captum_robust._utils.sound_gradients import sound_gradients
 from captum_robust._utils.types import Tensors
 
 
@@ -31,6 +32,15 @@ def logits_of(output: Any) -> Tensor:
     )
 
 
+def output_of(forward_fn: Callable[..., Any], *args: Any) -> Tensor:
+    """The output of a model for ``args``, as a tensor; ``args`` keep their values.
+
+    The model gets copies: one that normalises its input in place would overwrite the caller's
+    tensors, and values that a graph needs.
+    """
+    return logits_of(forward_fn(*(x.clone() if isinstance(x, Tensor) else x for x in args)))
+
+
 def check_rows(output: Tensor, n_rows: int) -> None:
     """Raise ValueError unless a model's output has a row for each of its ``n_rows`` inputs."""
     if output.dim() == 0 or len(output) != n_rows:
@@ -50,16 +60,30 @@ def compute_gradients(
 ) -> Tensors:
     """Gradient of the explained output, with the signature of Captum's ``gradient_func``.
 
-    It differs from Captum's in two ways: with ``create_graph`` the result can itself be
-    differentiated, and a model may return an object with ``.logits``. Where the gradient does not
-    depend on the inputs (a linear model), a graph of zeros is still attached.
+    It differs from Captum's: with ``create_graph`` the result can itself be differentiated, a model
+    may return an object with ``.logits``, and where torch's own derivative is missing or wrong it
+    is mended (:class:`sound_gradients`). Where the gradient does not depend on the inputs (a linear
+    model), a graph of zeros is still attached.
+
+    Raises:
+        TypeError: The output has no graph at all.
     """
     with torch.enable_grad():
-        output = explained_output(forward_fn, inputs, target_ind, additional_forward_args)
+        with sound_gradients(2 if create_graph else 1):
+            output = explained_output(forward_fn, inputs, target_ind, additional_forward_args)
+        if not output.requires_grad:
+            raise TypeError(_NO_GRADIENT)
         gradients = torch.autograd.grad(output.sum(), inputs, create_graph=create_graph)
         if create_graph:
             return tuple(map(attach_graph, gradients, inputs))
         return gradients
+
+
+_NO_GRADIENT = (
+    "forward_func: its output has no gradient. The model is quantised, detaches what it computes, "
+    "or runs under torch.no_grad() or outside of torch. Explain the original model, or use an "
+    "explanation without gradients, such as FeatureAblation or InfidelityOptimal."
+)
 
 
 def explained_output(
@@ -80,10 +104,10 @@ def explained_output(
 
 
 def unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:
-    """``forward_fn`` that returns the tensor where the model returns an object with ``.logits``."""
+    """:func:`output_of` ``forward_fn``, as a function of its arguments."""
 
     def forward(*args: Any) -> Tensor:
-        return logits_of(forward_fn(*args))
+        return output_of(forward_fn, *args)
 
     forward.__signature__ = signature_of(forward_fn)  # type: ignore[attr-defined]
     return forward

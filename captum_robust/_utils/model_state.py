@@ -2,26 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from captum_robust._utils.modules import submodules
+from captum_robust._utils.user_warnings import warn_user
 
 
 @contextmanager
-def preserve_buffers(forward: object) -> Iterator[None]:
-    """Restore the buffers of a model in training mode, which BatchNorm updates in every pass."""
-    if not isinstance(forward, nn.Module) or not any(m.training for m in forward.modules()):
-        yield
-        return
-    buffers = [(buffer, buffer.clone()) for buffer in forward.buffers()]
+def preserve_buffers(forward: Any) -> Iterator[None]:
+    """Restore the buffers of a model, which BatchNorm updates in every pass in training mode.
+
+    Warns of a model whose results depend on the rest of the batch, or on chance.
+
+    Args:
+        forward: The model, or a function that calls it (:func:`modules_behind`).
+    """
+    modules = list(submodules(forward))
+    _warn_of_training_mode([(path, module) for path, module in modules if module.training])
+    buffers = _Buffers((module for _, module in modules), mode_may_change=False)
     try:
         yield
     finally:
+        buffers.put_back()
+
+
+class _Buffers:
+    """The buffers of modules: which they are, and their values."""
+
+    def __init__(self, modules: Iterable[nn.Module], mode_may_change: bool) -> None:
+        self._registered = [(m, dict(m._buffers)) for m in modules if m._buffers]
+        self._values = [
+            # In training mode, batch norm writes in a way that torch does not count.
+            (b, b.clone(), None if m.training or mode_may_change else _version(b))
+            for m, named in self._registered
+            for b in named.values()
+            if b is not None
+        ]
+
+    def put_back(self) -> None:
+        """Undo what was written into buffers, or put in their place."""
+        for module, named in self._registered:
+            for name, buffer in named.items():
+                module._buffers[name] = buffer
         with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            for buffer, value, version in self._values:
+                if version is not None and version == _version(buffer):
+                    continue
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written into; None where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _warn_of_training_mode(training: list[tuple[str, nn.Module]]) -> None:
+    for path, module in training:
+        if not _differs_in_training(module):
+            continue
+        name = f"{path or 'the model'!r} ({type(module).__name__})"
+        if isinstance(module, _NormBase):
+            does = f"{name} uses the statistics of the batch, so that results depend on the others"
+        else:
+            does = f"{name} draws at random, so that results do not repeat"
+        warn_user(
+            f"the model is in training mode: {does}. Call model.eval() before you explain or "
+            "measure; attacks evaluate in evaluation mode in any case."
+        )
+        return
 
 
 @contextmanager
@@ -39,8 +95,7 @@ def preserve_model(model: nn.Module) -> Iterator[nn.Module]:
     training = [(module, module.training) for module in model.modules()]
     # A parameter made under inference mode cannot be switched on again; autograd skips it anyway.
     learned = [(p, p.requires_grad) for p in model.parameters() if not p.is_inference()]
-    registered = [(module, dict(module._buffers)) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = _Buffers(model.modules(), mode_may_change=True)
     try:
         for parameter, _ in learned:
             parameter.requires_grad_(False)
@@ -50,13 +105,7 @@ def preserve_model(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(flag)
         for module, flag in training:
             module.training = flag
-        for module, named in registered:
-            for name, buffer in named.items():
-                module._buffers[name] = buffer
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+        buffers.put_back()
 
 
 def depends_on_mode(model: nn.Module) -> bool:
@@ -74,11 +123,11 @@ def depends_on_mode(model: nn.Module) -> bool:
 
 
 def _differs_in_training(module: nn.Module) -> bool:
-    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.RReLU)):
+    if isinstance(module, (_BatchNorm, nn.RReLU)):
         return True
-    if isinstance(module, nn.modules.dropout._DropoutNd):
+    if isinstance(module, _DropoutNd):
         return module.p > 0
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+    if isinstance(module, _NormBase):  # instance norm, whose statistics are not of the batch
         return module.track_running_stats
     return getattr(module, "dropout", 0.0) not in (0.0, None) and isinstance(
         module, (nn.MultiheadAttention, nn.RNNBase)

@@ -6,7 +6,7 @@ import sys
 import warnings
 from types import FrameType
 
-_LIBRARIES = {"captum", "captum_robust", "torch", "torchattacks", "tqdm"}
+_LIBRARIES = {"captum", "captum_robust", "contextlib", "torch", "torchattacks", "tqdm"}
 
 
 def warn_user(message: str) -> None:

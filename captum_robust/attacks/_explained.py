@@ -18,6 +18,7 @@ from captum_robust._utils.attributions import (
     map_forward,
     same_draws,
 )
+from captum_robust._utils.constants import Constants
 from captum_robust._utils.forward import is_forward_of
 from captum_robust._utils.randomness import seed_from
 from captum_robust._utils.relevance import normalized_relevance
@@ -118,6 +119,7 @@ class ModelView:
             )
         # These run the model once, on the very images: its output need not be computed again.
         self._forward = _Remembering(subject.forward)
+        self._constants = Constants(subject.model)
         self._output_comes_along = subject.explains_model and type(subject.explanation) in _RUN_ONCE
         explanation = subject.explanation
         if subject.normalised or self._output_comes_along:
@@ -164,7 +166,9 @@ class ModelView:
             beta: Sharpness; None: the true model.
             rows: Which examples they are versions of; None: each of its own.
         """
-        smoothed = nullcontext if beta is None else partial(softplus_activations, beta)
+        smoothed = (
+            nullcontext if beta is None else partial(softplus_activations, beta, self._constants)
+        )
         arguments = self._attribution_arguments(rows)
         if draws_of(self._explanation).from_generator and "generator" not in arguments:
             arguments["generator"] = self._generator

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchattacks.attack import Attack
 
-from captum_robust._utils.forward import logits_of
+from captum_robust._utils.forward import output_of
 from captum_robust._utils.model_state import preserve_model
 from captum_robust.attacks import _inputs
 from captum_robust.outputs import Binary, Categorical, Outputs
@@ -60,7 +60,7 @@ class TorchAttack(Attack):
         """The model's output for inputs that are not normalised, and its further arguments."""
         if self._normalization_applied is False:
             inputs = self.normalize(inputs)
-        return logits_of(self.model(inputs, *args))
+        return output_of(self.model, inputs, *args)
 
     def normalize(self, inputs: Tensor) -> Tensor:
         """Normalised images, in the dtype of ``inputs``, also where that of the mean is another."""

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from captum_robust._utils.attributions import attribute_detached, map_forward
 from captum_robust._utils.autograd_graph import missed_rectifiers
 from captum_robust._utils.checks import check_attribution, check_positive, checked
+from captum_robust._utils.constants import Constants
 from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of, signature_of
+from captum_robust._utils.types import TensorOrTensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.softplus import softplus_activations
@@ -32,9 +34,9 @@ from captum_robust.attr.softplus import softplus_activations
 _NOT_SMOOTHABLE = (LRP, GuidedBackprop, Deconvolution, GuidedGradCam)
 
 _NOTHING = (
-    "beta smoothing met no rectifier in the forward pass, so this explanation is the unsmoothed "
-    "one. Expected of a network without rectifiers; otherwise the model is scripted, compiled, or "
-    "spells them in a way that cannot be seen."
+    "beta smoothing met no rectifier of the inputs in the forward pass, so this explanation is the "
+    "unsmoothed one. Expected of a network without rectifiers, or with rectifiers of its weights "
+    "alone; otherwise the model is scripted, compiled, or spells them in a way that cannot be seen."
 )
 _IN_PART = (
     "beta smoothing may have missed some rectifiers, so this explanation may be smooth only in "
@@ -86,7 +88,7 @@ class BetaSmoothing(Attribution):
 
     @log_usage()
     @checked
-    def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
+    def attribute(self, inputs: TensorOrTensors, *args: Any, **kwargs: Any) -> TensorOrTensors:
         """Explain ``inputs``; arguments and result are those of the wrapped method.
 
         Args:
@@ -106,8 +108,8 @@ class BetaSmoothing(Attribution):
         return attribute_detached(self._smoothed(), inputs, *args, **kwargs)
 
     def attribute_with_graph(
-        self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any
-    ) -> Any:
+        self, inputs: TensorOrTensors, *args: Any, **kwargs: Any
+    ) -> TensorOrTensors:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
         return differentiable(self._smoothed())(inputs, *args, **kwargs)
 
@@ -164,11 +166,11 @@ class BetaSmoothedGradient(GradientAttribution):
     @checked
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: TensorOrTensors,
         target: Any = None,
         abs: bool = False,
         additional_forward_args: Any = None,
-    ) -> Any:
+    ) -> TensorOrTensors:
         """Explain ``inputs``.
 
         Args:
@@ -190,11 +192,11 @@ class BetaSmoothedGradient(GradientAttribution):
 
     def attribute_with_graph(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: TensorOrTensors,
         target: Any = None,
         abs: bool = False,
         additional_forward_args: Any = None,
-    ) -> Any:
+    ) -> TensorOrTensors:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
         return differentiable(self._saliency())(inputs, target, abs, additional_forward_args)
 
@@ -214,17 +216,20 @@ class SmoothForward(nn.Module):
         self.training = getattr(forward_func, "training", True)
         self.forward_func = forward_func
         self.beta = beta
+        self._constants: Constants | None = None
         self.__signature__ = signature_of(forward_func)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The smoothed network's output, unwrapped."""
-        with softplus_activations(self.beta) as smoothing:
+        if self._constants is None:
+            self._constants = Constants(self.forward_func)
+        with softplus_activations(self.beta, self._constants) as smoothing:
             output = logits_of(self.forward_func(*args, **kwargs))
         if not smoothing.replaced:
             warn_user(_NOTHING)
             return output
         hidden = smoothing.replaced_without_grad > 0 and torch.is_grad_enabled()
-        left = missed_rectifiers(output, args, with_functions=hidden)
+        left = missed_rectifiers(output, args, hidden, self._constants.nodes())
         if left:
             names = ", ".join(sorted(set(left)))
             warn_user(_IN_PART.format(names))

@@ -20,7 +20,7 @@ from captum.attr import (
 )
 from torch import Tensor
 
-from captum_robust._utils.attributions import map_forward, use_gradients
+from captum_robust._utils.attributions import innermost, map_forward, use_gradients
 from captum_robust._utils.captum import (
     approximation_parameters,
     format_inputs,
@@ -28,8 +28,11 @@ from captum_robust._utils.captum import (
     format_output,
     validate_path,
 )
-from captum_robust._utils.checks import check_batch, check_count
+from captum_robust._utils.checks import check_batch, check_count, check_floating_inputs
 from captum_robust._utils.forward import compute_gradients, unwrapped
+from captum_robust._utils.inference_mode import outside_inference_mode
+from captum_robust._utils.model_state import preserve_buffers
+from captum_robust._utils.sound_gradients import sound_gradients
 
 Attributions = Any
 """A tensor for a tensor of inputs, a tuple of tensors for a tuple."""
@@ -81,31 +84,34 @@ def differentiable(attribution_method: Attribution) -> Callable[..., Attribution
         wrapped = getattr(attribution_method, "attribution_method", None)
         if wrapped is not None:
             differentiable(wrapped)  # refuse now what would be refused on the first call
-        return _graph_enabled(attribution_method.attribute_with_graph)
+        return _graph_enabled(
+            attribution_method.attribute_with_graph, innermost(attribution_method)
+        )
     for supported, with_graph in _WITH_GRAPH.items():
         # A subclass that explains in its own way is not known to be right.
         if getattr(type(attribution_method), "attribute", None) is supported.attribute:
             clone = use_gradients(attribution_method, partial(compute_gradients, create_graph=True))
             if clone is attribution_method:
                 break
-            return _graph_enabled(partial(with_graph, clone))
+            return _graph_enabled(partial(with_graph, clone), clone)
     raise TypeError(_refusal(attribution_method))
 
 
-def _graph_enabled(explain: Callable[..., Attributions]) -> Callable[..., Attributions]:
+def _graph_enabled(
+    explain: Callable[..., Attributions], inner: Attribution
+) -> Callable[..., Attributions]:
+    @outside_inference_mode
     def run(inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Attributions:
         if kwargs.pop("return_convergence_delta", False):
             raise ValueError(
                 "return_convergence_delta is not available with a graph. Call attribute() for it."
             )
         check_batch(inputs)
+        check_floating_inputs(inputs)
         is_tuple, tensors = format_inputs(inputs)
         # Captum would switch requires_grad on in the caller's own tensors, with a warning.
-        ready = tuple(
-            x.detach().requires_grad_() if x.is_floating_point() and not x.requires_grad else x
-            for x in tensors
-        )
-        with torch.enable_grad():
+        ready = tuple(x if x.requires_grad else x.detach().requires_grad_() for x in tensors)
+        with torch.enable_grad(), sound_gradients(2), preserve_buffers(inner.forward_func):
             return explain(format_output(is_tuple, ready), *args, **kwargs)
 
     return run

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_robust._utils.attributions import attribute_detached, draws_of
+from captum_robust._utils.attributions import attribute_detached, draws_of, innermost
 from captum_robust._utils.batching import expand_per_example_arguments
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import (
@@ -21,6 +23,7 @@ from captum_robust._utils.checks import (
     checked,
 )
 from captum_robust._utils.randomness import fresh_generator, standard_normal, standard_uniform
+from captum_robust._utils.types import TensorOrTensors, Tensors
 from captum_robust.attr.differentiable import differentiable
 
 Kernel = Callable[[Tensor, torch.Generator], Tensor]
@@ -54,9 +57,12 @@ class KernelSmoothing(Attribution):
 
     .. math:: \phi_k(f, x) = \frac{1}{n} \sum_{i=1}^n \phi(f, x + r\,e_i), \quad e_i \sim k
 
-    With the Gaussian kernel this is SmoothGrad, :class:`captum.attr.NoiseTunnel`'s default; unlike
-    NoiseTunnel it can be differentiated (:func:`differentiable`), draws from a generator of its
-    own, and gives the same result however the samples are cut into batches.
+    With the Gaussian kernel ``KernelSmoothing(Saliency(model))`` is SmoothGrad: the absolute value
+    of the mean gradient, or the mean gradient with ``abs=False``.
+    ``captum.attr.NoiseTunnel(Saliency(model))`` is the mean of absolute values instead, since
+    Saliency makes them absolute first. Unlike NoiseTunnel it can be differentiated
+    (:func:`differentiable`), draws from a generator of its own, and gives the same result however
+    the samples are cut into batches.
 
     Args:
         attribution_method: The Captum explanation to smooth.
@@ -88,14 +94,14 @@ class KernelSmoothing(Attribution):
     @checked
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: TensorOrTensors,
         kernel: str | Kernel = "gaussian",
         radius: float | tuple[float, ...] = 0.1,
         n_samples: int = 50,
         internal_batch_size: int | None = None,
         generator: torch.Generator | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> TensorOrTensors:
         """Explain ``inputs``.
 
         Args:
@@ -105,13 +111,14 @@ class KernelSmoothing(Attribution):
             radius: Size of the noise in units of the inputs (standard deviation, half-width,
                 scale); a tuple gives one per input.
             n_samples: Number of noisy copies.
-            internal_batch_size: Largest number of noisy inputs explained at once, at least one
-                per example; None explains all together. A wrapped method's argument of this name
-                cannot be given.
+            internal_batch_size: Largest number of rows of one forward pass, at least one per
+                example; None explains all copies together. Handed on to a wrapped method that has
+                an argument of this name, such as IntegratedGradients.
             generator: Source of the noise, also that of a KernelSmoothing inside; None draws a
                 fresh, unpredictable one and leaves the global random state alone.
             **kwargs: Handed to the wrapped method; what belongs to an example (``target``,
-                ``baselines``, ``additional_forward_args``, ``feature_mask``) is repeated.
+                ``baselines``, ``additional_forward_args``, ``feature_mask``) is repeated. With
+                ``abs``, True by default in Saliency, the mean of signed values is made absolute.
 
         Returns:
             Attributions of the shapes, dtypes and devices of ``inputs``.
@@ -121,25 +128,15 @@ class KernelSmoothing(Attribution):
                 one, or inputs that are empty, integer, NaN, Inf or of unequal length.
         """
         return self._smooth(
-            lambda x, **kw: attribute_detached(self.attribution_method, x, **kw),
+            partial(attribute_detached, self.attribution_method),
             inputs, kernel, radius, n_samples, internal_batch_size, generator, **kwargs,
         )  # fmt: skip
 
     def attribute_with_graph(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        kernel: str | Kernel = "gaussian",
-        radius: float | tuple[float, ...] = 0.1,
-        n_samples: int = 50,
-        internal_batch_size: int | None = None,
-        generator: torch.Generator | None = None,
-        **kwargs: Any,
-    ) -> Any:
+        self, inputs: TensorOrTensors, *args: Any, **kwargs: Any
+    ) -> TensorOrTensors:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return self._smooth(
-            differentiable(self.attribution_method),
-            inputs, kernel, radius, n_samples, internal_batch_size, generator, **kwargs,
-        )  # fmt: skip
+        return self._smooth(differentiable(self.attribution_method), inputs, *args, **kwargs)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -149,14 +146,14 @@ class KernelSmoothing(Attribution):
     def _smooth(
         self,
         explain: Callable[..., Any],
-        inputs: Tensor | tuple[Tensor, ...],
-        kernel: str | Kernel,
-        radius: float | tuple[float, ...],
-        n_samples: int,
-        internal_batch_size: int | None,
-        generator: torch.Generator | None,
+        inputs: TensorOrTensors,
+        kernel: str | Kernel = "gaussian",
+        radius: float | tuple[float, ...] = 0.1,
+        n_samples: int = 50,
+        internal_batch_size: int | None = None,
+        generator: torch.Generator | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> TensorOrTensors:
         if kwargs.get("return_convergence_delta"):
             raise ValueError(
                 "return_convergence_delta: a mean over noise has no convergence delta."
@@ -165,10 +162,21 @@ class KernelSmoothing(Attribution):
         generator = fresh_generator(generator, tensors[0].device)
         noise = _Noise(kernel, radius, tensors, generator)
         chunk = _copies_at_once(n_samples, internal_batch_size, len(tensors[0]))
+        absolute = False
+        inner = innermost(self.attribution_method)
+        by_default = signature(inner.attribute).parameters.get("abs")
+        if by_default is not None:  # the mean is of signed values
+            absolute = kwargs.get("abs", by_default.default) is True
+            kwargs = {**kwargs, "abs": False}
         if draws_of(self.attribution_method).from_generator:
             # It draws between two copies: one at a time, these do not depend on the batches.
             chunk, kwargs = 1, {"generator": generator, **kwargs}
-        total: tuple[Tensor, ...] | None = None
+        if internal_batch_size is not None and _takes(
+            self.attribution_method, "internal_batch_size"
+        ):
+            rows = chunk * len(tensors[0])
+            kwargs = {**kwargs, "internal_batch_size": max(internal_batch_size, rows)}
+        total: Tensors | None = None
         for start in range(0, n_samples, chunk):
             copies = min(chunk, n_samples - start)
             noisy = format_output(is_tuple, noise.add(copies))
@@ -178,8 +186,9 @@ class KernelSmoothing(Attribution):
             # Half precision is summed in single: a sum soon passes 65,504, the largest float16.
             sums = tuple(a.unflatten(0, (-1, copies)).sum(1, dtype=_wide(a.dtype)) for a in parts)
             total = sums if total is None else tuple(map(torch.add, total, sums))
-        means = [(a / n_samples).to(part.dtype) for a, part in zip(total or (), parts, strict=True)]
-        return format_output(is_tuple_out, tuple(means))
+        assert total is not None
+        means = [(a / n_samples).to(part.dtype) for a, part in zip(total, parts, strict=True)]
+        return format_output(is_tuple_out, tuple(m.abs() if absolute else m for m in means))
 
 
 class _Noise:
@@ -227,6 +236,14 @@ class _Noise:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _takes(attribution: Attribution, argument: str) -> bool:
+    """Whether ``attribution``, or what it wraps, has an argument of this name."""
+    if argument in signature(attribution.attribute).parameters:
+        return True
+    wrapped = getattr(attribution, "attribution_method", None)
+    return isinstance(wrapped, Attribution) and _takes(wrapped, argument)
 
 
 def _copies_at_once(n_samples: int, internal_batch_size: int | None, n_examples: int) -> int:

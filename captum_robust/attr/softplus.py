@@ -14,18 +14,14 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from captum_robust._utils.checks import check_positive
+from captum_robust._utils.constants import Constants
 from captum_robust._utils.overwrite import overwrite
+from captum_robust._utils.recurrent import rnn_relu, rnn_relu_cell
 
 _RECOMPUTED = (
     "softplus_activations cannot see activations that are computed again in the backward pass, "
     "so their gradient would be that of the unsmoothed network. Turn off gradient checkpointing "
     "(torch.utils.checkpoint, memory_efficient=True) and saved-tensor hooks in the model."
-)
-
-_FUSED = (
-    "softplus_activations cannot reach the rectifiers inside nn.RNN(nonlinearity='relu') and "
-    "nn.RNNCell(nonlinearity='relu'): a whole layer is one call. Write the recurrence with "
-    "torch.relu, or explain with KernelSmoothing."
 )
 
 
@@ -47,11 +43,13 @@ class softplus_activations(TorchFunctionMode):
     Args:
         beta: Sharpness, in units of one over the pre-activation; large values approach the
             rectifier, small ones a straight line.
+        model: The model that runs in the block, or a function that calls it. Rectifiers of what is
+            made of its parameters and buffers alone, such as the position biases of Swin V2, then
+            stay as they are: they are part of the weights. None smooths those, too.
 
     Raises:
         ValueError: ``beta`` is not a positive finite number.
-        RuntimeError: in the block, if the model recomputes activations (gradient checkpointing) or
-            has a recurrent layer of rectifiers (``nn.RNN(nonlinearity="relu")``).
+        RuntimeError: in the block, if the model recomputes activations (gradient checkpointing).
 
     References:
         Dombrowski et al. 2019, Section 4 and Eq. 5.
@@ -66,10 +64,12 @@ class softplus_activations(TorchFunctionMode):
         tensor([0., 2.])
     """
 
-    def __init__(self, beta: float) -> None:
+    def __init__(self, beta: float, model: Callable[..., Any] | Constants | None = None) -> None:
         super().__init__()
         check_positive(beta=beta)
         self.beta = beta
+        self.constants = Constants.of(model)
+        """What the model makes of its weights alone, which is not replaced; None: unknown."""
         self.replaced = 0
         """How many calls were replaced so far."""
         self.replaced_without_grad = 0
@@ -77,6 +77,8 @@ class softplus_activations(TorchFunctionMode):
         self._guards: list[ExitStack] = []  # one for each time that the block is entered
 
     def __enter__(self) -> softplus_activations:
+        if self.constants is not None and not self._guards:
+            self.constants.forget()
         with ExitStack() as entering:
             entering.enter_context(disable_saved_tensors_hooks(_RECOMPUTED))
             super().__enter__()
@@ -98,8 +100,12 @@ class softplus_activations(TorchFunctionMode):
     ) -> Any:
         """Replace ``func`` where it is a rectifier; called by torch with this mode switched off."""
         kwargs = kwargs or {}
-        if func in _RECURRENT:
-            raise RuntimeError(_FUSED)
+        if self.constants is not None and self.constants.hold(args, kwargs):
+            return self.constants.note(func(*args, **kwargs))
+        stepwise = _RECURRENT.get(func)
+        if stepwise is not None:
+            with self:  # which sees the rectifier of each step
+                return stepwise(*args, **kwargs)
         read = _READER_OF.get(func)
         if read is None:
             return func(*args, **kwargs)
@@ -238,4 +244,8 @@ _SPELLINGS = {
 _READER_OF = {spelling: reader for spelling, (reader, _) in _SPELLINGS.items()}
 _IN_PLACE = frozenset(spelling for spelling, (_, in_place) in _SPELLINGS.items() if in_place)
 _NOT_READ = frozenset({"inplace", "out", "generator"})
-_RECURRENT = frozenset({torch.rnn_relu, torch.rnn_relu_cell})
+# A whole layer is one call of torch.
+_RECURRENT: dict[Any, Callable[..., Any]] = {
+    torch.rnn_relu: rnn_relu,
+    torch.rnn_relu_cell: rnn_relu_cell,
+}

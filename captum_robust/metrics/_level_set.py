@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.forward import explained_output
+from captum_robust._utils.sound_gradients import sound_gradients
 from captum_robust._utils.types import Tensors
 from captum_robust.attr import softplus_activations
 from captum_robust.metrics._eigenvalues import Product
@@ -53,8 +54,9 @@ class LevelSet:
             parts = x.split(self._sizes, dim=1)
             forms = zip(parts, self._shapes, self._dtypes, strict=True)
             inputs = tuple(part.view(shape).to(dtype) for part, shape, dtype in forms)
-            smooth = nullcontext() if self._beta is None else softplus_activations(self._beta)
-            with smooth:
+            beta = self._beta
+            smooth = softplus_activations(beta, self._forward) if beta else nullcontext()
+            with smooth, sound_gradients(2 if graph else 1):
                 value = explained_output(self._forward, inputs, *self._arguments).flatten()
             (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=graph)
         return value.detach().to(rows), gradient

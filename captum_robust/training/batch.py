@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_robust._utils.forward import logits_of
+from captum_robust._utils.forward import output_of
 from captum_robust.training.randomness import Draws
 
 
@@ -46,7 +46,7 @@ class Batch:
         points = groups[0] if len(groups) == 1 else torch.cat(groups)
         copies = [len(group) // len(self.inputs) for group in groups]
         more = [self._expanded(a, copies) for a in self.additional_forward_args]
-        return logits_of(model(points, *more))
+        return output_of(model, points, *more)
 
     def _expanded(self, argument: Any, copies: list[int]) -> Any:
         if not self._has_rows(argument) or copies == [1]:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from captum_robust._utils.checks import check_count, check_positive
 from captum_robust._utils.model_state import preserve_model
+from captum_robust._utils.sound_gradients import sound_gradients
 from captum_robust.outputs import Categorical, Outputs, resolve
 from captum_robust.training.batch import Batch
 from captum_robust.training.labels import label_loss, need_labels
@@ -256,7 +257,8 @@ class GradientPenalty:
         points = x.detach().requires_grad_(), (x.unsqueeze(1) + noise).flatten(0, 1)
         points[1].requires_grad_()
         classes = torch.cat([labels, labels.repeat_interleave(n)])
-        logits = batch.output(student, *points)
+        with sound_gradients(order=2, keep_statistics=False):
+            logits = batch.output(student, *points)
         loss = label_loss(logits, classes, self.output)
         explained = resolve(self.output, logits, len(logits)).score(logits, classes).sum()
         clean, beside = torch.autograd.grad(explained, points, create_graph=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_robust._utils.forward import logits_of
+from captum_robust._utils.forward import output_of
 from captum_robust.outputs import Outputs, Regression, resolve
 
 
@@ -33,7 +33,7 @@ class PredictedScore:
         self, model: nn.Module, inputs: Tensor, more: tuple[Any, ...], output: Outputs | None
     ) -> None:
         with torch.no_grad():
-            clean = logits_of(model(inputs, *more))
+            clean = output_of(model, inputs, *more)
         self._model, self._meaning = model, resolve(output, clean, len(inputs))
         # Of several values that are predicted, all are explained, in sum.
         several = isinstance(self._meaning, Regression)
@@ -42,4 +42,4 @@ class PredictedScore:
     def __call__(self, inputs: Tensor, *arguments: Any) -> Tensor:
         """The score, one per row."""
         *more, predicted = arguments
-        return self._meaning.score(logits_of(self._model(inputs, *more)), predicted)
+        return self._meaning.score(output_of(self._model, inputs, *more), predicted)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from captum.attr import Saliency
+from captum.attr import FeatureAblation, Saliency
 from torch import nn
 
 from captum_robust._utils.model_state import preserve_model
-from captum_robust.attr import BetaSmoothing, KernelSmoothing
+from captum_robust.attr import (
+    BetaSmoothedGradient,
+    BetaSmoothing,
+    GuidedBackprop,
+    KernelSmoothing,
+    NoisyBaseline,
+    differentiable,
+)
 
 
 class Restless(nn.Module):
@@ -194,14 +202,61 @@ def test_a_deep_copy_made_inside_is_independent():
     assert model.written.sum() == 0
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda m: BetaSmoothing(Saliency(m)), lambda m: KernelSmoothing(Saliency(m))]
-)
-def test_explaining_in_training_mode_leaves_the_statistics(wrap) -> None:
-    """BatchNorm updates them in every forward pass; an explanation is no training step."""
+EXPLAIN = {
+    "BetaSmoothing": lambda f: BetaSmoothing(Saliency(f)).attribute,
+    "BetaSmoothedGradient": lambda f: BetaSmoothedGradient(f).attribute,
+    "KernelSmoothing": lambda f: KernelSmoothing(Saliency(f)).attribute,
+    "BetaSmoothing(FeatureAblation)": lambda f: BetaSmoothing(FeatureAblation(f)).attribute,
+    "GuidedBackprop": lambda f: GuidedBackprop(f).attribute,
+    "NoisyBaseline": lambda f: NoisyBaseline(f).attribute,
+    "differentiable(Saliency)": lambda f: differentiable(Saliency(f)),
+    "differentiable(GuidedBackprop)": lambda f: differentiable(GuidedBackprop(f)),
+    "differentiable(KernelSmoothing)": lambda f: differentiable(KernelSmoothing(Saliency(f))),
+}
+FORWARD = {
+    "module": lambda m: m,
+    "lambda": lambda m: lambda x: m(x),
+    "method": lambda m: m.forward,
+    "partial": lambda m: partial(m),
+}
+
+
+@pytest.mark.parametrize("name", EXPLAIN)
+@pytest.mark.parametrize("form", FORWARD)
+def test_explaining_in_training_mode_leaves_the_statistics_and_warns(name, form):
+    """BatchNorm updates them in every forward pass; an explanation is not a training step."""
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    wrap(model).attribute(torch.randn(5, 3), target=0)
+    explain = EXPLAIN[name](FORWARD[form](model))
+    with pytest.warns(
+        UserWarning, match=r"training mode: '1' \(BatchNorm1d\) .*model.eval"
+    ) as seen:
+        result = explain(torch.randn(5, 3), target=0)
+    assert len({str(warning.message) for warning in seen}) == 1
+    if result.requires_grad:
+        result.square().sum().backward()
     assert model.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+    model.eval()
+    explain(torch.randn(5, 3), target=0)  # the advice works: no warning
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("form", FORWARD)
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
+@pytest.mark.filterwarnings("ignore:beta smoothing met no rectifier")
+def test_buffers_that_the_model_writes_into_are_as_before(form, training):
+    model = Restless().train(training)
+    before = everything(model)
+    for name in ("BetaSmoothing", "BetaSmoothing(FeatureAblation)"):
+        EXPLAIN[name](FORWARD[form](model))(torch.randn(5, 2), target=0)
+        assert_same(before, everything(model))
+
+
+def test_dropout_in_training_mode_is_warned_of():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2))
+    with pytest.warns(UserWarning, match=r"'2' \(Dropout\) draws at random"):
+        BetaSmoothedGradient(model).attribute(torch.randn(5, 3), target=0)
+    model[2].p = 0.0
+    BetaSmoothedGradient(model).attribute(torch.randn(5, 3), target=0)

@@ -491,15 +491,6 @@ def test_arguments_by_position_are_those_of_attribute():
     assert torch.equal(got, want)
 
 
-def test_integer_inputs_of_integrated_gradients():
-    """Captum interpolates them as numbers, so there is a value, and no gradient."""
-    x = torch.tensor([[1, 2, 3]])
-    explain = differentiable(IntegratedGradients(lambda x: SMOOTH(x.double())))
-    torch.testing.assert_close(
-        explain(x, target=0).double(), explain(x.double(), target=0), rtol=1e-5, atol=1e-6
-    )
-
-
 def test_models_with_logits():
     @dataclass
     class Output:

@@ -92,16 +92,68 @@ def test_logistic_noise_is_finite_and_symmetric_at_both_ends_of_the_uniform_draw
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("method", [Saliency, InputXGradient, IntegratedGradients])
-def test_it_is_the_mean_over_noisy_copies(name, method):
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [(Saliency, {"abs": False}), (InputXGradient, {}), (IntegratedGradients, {})],
+)
+def test_it_is_the_mean_over_noisy_copies(name, method, arguments):
     model, x, n, radius = network(), points(), 7, 0.3
+    arguments = {"target": 1, **arguments}
     got = KernelSmoothing(method(model)).attribute(
-        x, name, radius, n_samples=n, generator=rng(5), target=1
+        x, name, radius, n_samples=n, generator=rng(5), **arguments
     )
     generator = rng(5)
     noisy = [x + radius * KERNELS[name](x, generator) for _ in range(n)]
-    want = sum(method(model).attribute(y.requires_grad_(), target=1).detach() for y in noisy) / n
+    explain = method(model).attribute
+    want = sum(explain(y.requires_grad_(), **arguments).detach() for y in noisy) / n
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_smoothgrad_is_the_absolute_value_of_the_mean_gradient(graph):
+    """Smilkov et al. 2017: signed gradients are averaged, by the loop of the paper."""
+    model, x, n, stdev = network(), points(), 40, 0.7
+    generator, total = rng(5), 0
+    for _ in range(n):
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        noisy = (x + stdev * noise).requires_grad_()
+        total = total + torch.autograd.grad(model(noisy)[:, 1].sum(), noisy)[0]
+    assert (total < 0).any()
+    arguments = {"n_samples": n, "radius": stdev, "target": 1}
+    for wrap in (Saliency, lambda f: BetaSmoothing(Saliency(f), 1e9)):
+        smooth = KernelSmoothing(wrap(model))
+        explain = differentiable(smooth) if graph else smooth.attribute
+        got = explain(x, generator=rng(5), **arguments).detach()
+        torch.testing.assert_close(got, (total / n).abs(), rtol=1e-6, atol=1e-9)
+        signed = explain(x, generator=rng(5), abs=False, **arguments).detach()
+        torch.testing.assert_close(signed, total / n, rtol=1e-6, atol=1e-9)
+
+
+def test_only_the_outermost_mean_is_made_absolute():
+    smooth, x = KernelSmoothing(KernelSmoothing(Saliency(network()))), points()
+    arguments = {"target": 1, "n_samples": 3, "radius": 0.7}
+    signed = smooth.attribute(x, abs=False, generator=rng(), **arguments)
+    assert torch.equal(smooth.attribute(x, generator=rng(), **arguments), signed.abs())
+    assert (signed < 0).any()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("wrap", [lambda m: m, BetaSmoothing], ids=["plain", "beta"])
+@pytest.mark.parametrize(("size", "most"), [(8, 6), (6, 6), (1, 3), (1000, 60)])
+def test_the_rows_of_integrated_gradients_are_bounded(graph, wrap, size, most):
+    model, x, rows = network(), points(), []
+
+    def forward(z):
+        rows.append(len(z))
+        return model(z)
+
+    smooth = KernelSmoothing(wrap(IntegratedGradients(forward)))
+    explain = differentiable(smooth) if graph else smooth.attribute
+    arguments = {"target": 1, "n_samples": 4, "n_steps": 5}
+    got = explain(x, internal_batch_size=size, generator=rng(), **arguments)
+    assert max(rows) == most
+    whole = explain(x, generator=rng(), **arguments)
+    torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("internal_batch_size", [None, 1, 2, 3, 4, 7, 21, 1000])
@@ -283,15 +335,16 @@ def test_kernel_smoothing_with_the_logistic_kernel_meets_beta_smoothing():
 def test_it_agrees_with_noise_tunnel(method):
     model, x, n, stdev = network(), points(), 4000, 0.4
     explain = method(model)
+    arguments = {"target": 1, "abs": False} if method is Saliency else {"target": 1}
     torch.manual_seed(0)
     ours = KernelSmoothing(explain).attribute(
-        x, radius=stdev, n_samples=n, generator=rng(1), target=1
+        x, radius=stdev, n_samples=n, generator=rng(1), **arguments
     )
-    theirs = NoiseTunnel(explain).attribute(x, nt_samples=n, stdevs=stdev, target=1).detach()
+    theirs = NoiseTunnel(explain).attribute(x, nt_samples=n, stdevs=stdev, **arguments).detach()
     single = torch.stack(
         [
             KernelSmoothing(explain).attribute(
-                x, radius=stdev, n_samples=1, generator=rng(100 + i), target=1
+                x, radius=stdev, n_samples=1, generator=rng(100 + i), **arguments
             )
             for i in range(300)
         ]

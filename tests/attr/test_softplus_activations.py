@@ -190,15 +190,67 @@ def test_hooks_on_saved_tensors_around_the_block_are_refused():
     assert is_bare()
 
 
-@pytest.mark.parametrize(
-    "layer", [nn.RNN(4, 3, nonlinearity="relu"), nn.RNNCell(4, 3, nonlinearity="relu")], ids=repr
-)
-def test_recurrent_layers_of_rectifiers_are_refused(layer):
-    x = torch.ones(2, 4)
-    with pytest.raises(RuntimeError, match="a whole layer is one call"), softplus_activations(1.0):
-        layer(x)
-    with softplus_activations(1.0):
+def test_recurrent_layers_of_rectifiers_are_smoothed_step_by_step():
+    """torch runs a layer as one call; here each step is h = softplus(W x + U h + b)."""
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 4)
+    for layer in (nn.RNN(4, 3, nonlinearity="relu"), nn.RNNCell(4, 3, nonlinearity="relu")):
+        suffix = "_l0" if isinstance(layer, nn.RNN) else ""
+        w, u, b, c = (
+            getattr(layer, name + suffix)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        steps = x if isinstance(layer, nn.RNN) else x[:1]
+        hidden, states = torch.zeros(2, 3), []
+        for step in steps:
+            hidden = smooth(1.5, step @ w.T + b + hidden @ u.T + c)
+            states.append(hidden)
+        with softplus_activations(1.5) as smoothing:
+            got = layer(x)[0] if isinstance(layer, nn.RNN) else layer(x[0], torch.zeros(2, 3))[None]
+        torch.testing.assert_close(got, torch.stack(states))
+        assert smoothing.replaced == len(steps)
+    with softplus_activations(1.5) as smoothing:
         nn.RNN(4, 3)(x)  # hyperbolic tangents
+    assert smoothing.replaced == 0
+
+
+class PositionBiases(nn.Module):
+    """As in Swin V2: rectifiers of a table alone; and, if asked for, one of the image."""
+
+    def __init__(self, of_the_input):
+        super().__init__()
+        self.register_buffer("table", torch.randn(4, 2))
+        self.mlp = nn.Sequential(nn.Linear(2, 8), nn.ReLU(inplace=True), nn.Linear(8, 4))
+        self.of_the_input = of_the_input
+
+    def forward(self, x):
+        z = x @ (16 * self.mlp(self.table).sigmoid())
+        return z.relu() if self.of_the_input else z.tanh()
+
+
+def test_rectifiers_of_weights_alone_stay():
+    torch.manual_seed(0)
+    model, x = PositionBiases(of_the_input=True), torch.randn(3, 4)
+    by_hand = x @ (16 * model.mlp(model.table).sigmoid())
+    for grad in (torch.enable_grad, torch.no_grad):
+        with grad(), softplus_activations(1.5, model) as smoothing:
+            got = model(x)
+        torch.testing.assert_close(got, smooth(1.5, by_hand))
+        assert smoothing.replaced == 1
+    with softplus_activations(1.5) as smoothing:  # nobody says what the weights are
+        model(x)
+    assert smoothing.replaced == 2
+
+
+@pytest.mark.parametrize("form", [lambda m: m, lambda m: lambda x: m(x)], ids=["model", "lambda"])
+def test_the_user_learns_that_only_weights_have_rectifiers(form):
+    torch.manual_seed(0)
+    model, x = PositionBiases(of_the_input=False), torch.randn(3, 4, requires_grad=True)
+    (want,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
+    with pytest.warns(UserWarning, match="no rectifier of the inputs"):
+        got = BetaSmoothedGradient(form(model), 0.1).attribute(x, target=0)
+    torch.testing.assert_close(got, want)
+    BetaSmoothedGradient(form(PositionBiases(True))).attribute(x, target=0)  # no warning
 
 
 def test_the_fast_path_of_a_transformer_is_not_taken():

@@ -16,6 +16,7 @@ from captum_robust._utils.checks import check_floating_inputs, checked
 from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import explained_output
 from captum_robust._utils.model_state import preserve_buffers
+from captum_robust._utils.sound_gradients import sound_gradients
 from captum_robust.attr._backward.tape import Bounds, Rule, Step, Tape
 from captum_robust.attr._backward.unsupported import Refusal
 
@@ -51,7 +52,7 @@ class BackwardRules:
         try:
             with torch.enable_grad():
                 tape = Tape(tensors, self._check, self._boxes(tensors))
-                with tape:
+                with sound_gradients(2 if create_graph else 1), tape:
                     output = explained_output(
                         forward_func, tape.inputs, target, additional_forward_args
                     )
