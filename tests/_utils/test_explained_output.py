@@ -76,6 +76,7 @@ def test_a_model_that_writes_into_its_input():
     assert torch.equal(leaf, copies)
 
 
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
 def test_statistics_of_a_model_in_training_mode_stay():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).double().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
