@@ -24,7 +24,7 @@ class LevelSet:
         inputs: The examples, (N, ...) each.
         target: As in Captum.
         additional_forward_args: As in Captum.
-        beta: Sharpness of the softplus in place of rectifiers; None: the model as it is.
+        beta: Sharpness of the softplus that replaces rectifiers; None: the model as it is.
     """
 
     def __init__(
@@ -110,6 +110,6 @@ def _unit(gradient: Tensor) -> tuple[Tensor, Tensor]:
     if not bool((sizes > torch.finfo(sizes.dtype).tiny).all()) or not bool(sizes.isfinite().all()):
         raise ValueError(
             "inputs: at some example the gradient of the output is zero, NaN or Inf, so there is "
-            "no surface of equal output. Explain logits in place of probabilities."
+            "no surface of equal output. Explain logits instead of probabilities."
         )
     return gradient / sizes, sizes

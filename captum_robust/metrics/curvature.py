@@ -51,7 +51,7 @@ def principal_curvature(
         inputs: Tensor or tuple of tensors, (N, ...) each; a tuple is one point.
         target: The class that is explained, as in Captum.
         additional_forward_args: Further arguments of ``forward_func``, as in Captum.
-        beta: Sharpness of the softplus in place of rectifiers; None: the model as it is, whose
+        beta: Sharpness of the softplus that replaces rectifiers; None: the model as it is, whose
             curvature is zero almost everywhere if it is made of rectifiers.
         n_iterations: Largest number of iterations; one takes one double backward pass.
         tolerance: An example is done when the residual of the eigenvector is at most this times
@@ -135,7 +135,7 @@ def curvature_bound(
     Args:
         forward_func: The model, or any function that calls it.
         inputs: p, tensor or tuple of tensors, (N, ...) each.
-        manipulated: The other end, alike.
+        manipulated: The other end, of the same shapes.
         target: The class that is explained, as in Captum.
         additional_forward_args: Further arguments of ``forward_func``, as in Captum.
         beta: As in :func:`principal_curvature`.

@@ -86,7 +86,7 @@ def _target(
     labels: Tensor | int | None,
     output: Outputs | None,
     additional_forward_args: Any,
-) -> Any:
+) -> Tensor | int | None:
     """Captum's ``target``; the model is asked only where the labels do not say it."""
     if labels is not None and output is None:
         return labels
@@ -99,7 +99,7 @@ def _target(
         logits = logits_of(forward_func(*(t.detach().clone() for t in x), *extra))
     n = len(x[0])
     if output is None and logits.numel() == n:
-        return None  # one number, whatever it means, is what is explained
+        return None  # one number, of any meaning, is what is explained
     meaning = resolve_outputs(output, logits, n)
     wanted = None if labels is None else torch.as_tensor(labels, device=logits.device).expand(n)
     return meaning.target(logits, wanted)

@@ -44,7 +44,7 @@ def parameter_randomization(
 
     The sanity check of Adebayo et al. 2018: from the output layer down, one layer after the other
     gets new random parameters, and the explanations of the original and of the randomised model
-    are compared. An explanation that stays alike does not depend on what was learned. Yeh et al.
+    are compared. An explanation that stays the same does not depend on what was learned. Yeh et al.
     2019, Table 2, randomise the last layer: ``layers=["fc"]``.
 
     A layer is a module with parameters of its own, in the reverse order of ``named_modules()``. New
@@ -136,7 +136,7 @@ def _steps(model: nn.Module, layers: Sequence[str] | None) -> dict[str, list[nn.
     unknown = [name for name in layers if name not in modules]
     if unknown:
         names = [name for name, m in modules.items() if has_parameters(m)]
-        raise ValueError(f"layers: {unknown[0]!r} is no module of the model. It has {names}.")
+        raise ValueError(f"layers: {unknown[0]!r} is not a module of the model. It has {names}.")
     steps = {
         name: [m for m in reversed(list(modules[name].modules())) if has_parameters(m)]
         for name in layers
@@ -164,6 +164,6 @@ def _warn_of_constants(found: dict[str, RankCorrelations]) -> None:
         warn_user(
             "an explanation, of the original or of a randomised model, is constant (or its "
             f"absolute value is) at the layers {names}: the correlation is undefined there and set "
-            "to 0. The explanation of a saturated network is; explain logits in place of "
+            "to 0. The explanation of a saturated network is; explain logits instead of "
             "probabilities."
         )

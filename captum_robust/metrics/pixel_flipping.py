@@ -74,7 +74,7 @@ def pixel_flipping(
 
     Args:
         forward_func: The model, or any function that calls it.
-        inputs: (N, F), (N, C, T), (N, C, H, W) or alike; or a tuple, ranked together.
+        inputs: (N, F), (N, C, T), (N, C, H, W) or volumes; or a tuple, ranked together.
         attributions: Of the shape of ``inputs``, or with one channel; None: a random order, the
             control that every explanation must beat.
         baselines: What a removed feature becomes: a number, or a tensor that can be broadcast to
@@ -156,9 +156,10 @@ class _Model:
             )
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
-    def _of(self, argument: Any, i: Tensor) -> Any:
-        is_rows = isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) == self._n
-        return argument[i.to(argument.device)] if is_rows else argument
+    def _of(self, argument: object, i: Tensor) -> object:
+        if isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) == self._n:
+            return argument[i.to(argument.device)]
+        return argument
 
 
 def _checked_inputs(inputs: Any, channel_dim: int | None) -> tuple[bool, Tensors, list[int]]:

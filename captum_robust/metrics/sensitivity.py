@@ -136,7 +136,7 @@ def sensitivity_lipschitz(
     .. math:: \max_j \lVert\phi(x) - \phi(x + d_j)\rVert_2 \; / \; \lVert d_j\rVert_2
 
     over points of the ball: a lower bound of the local Lipschitz constant. Both norms are
-    Euclidean, over all inputs of a tuple together, whatever the shape of the ball. Where the
+    Euclidean, over all inputs of a tuple together, for a ball of any shape. Where the
     explanation jumps (the gradient of rectifiers) the supremum is infinite and the number grows as
     the radius shrinks; :func:`sensitivity_max` stays finite.
 
@@ -210,5 +210,5 @@ def _warn_of_zeros(clean: Tensors) -> None:
         warn_user(
             f"the explanation is all zero for {int(zero.sum())} of {len(zero)} examples: their "
             "sensitivity is not divided by its norm. The explanation of a saturated network is; "
-            "explain logits in place of probabilities."
+            "explain logits instead of probabilities."
         )

@@ -124,5 +124,5 @@ def _warn_of_zeros(clean: Tensor) -> None:
         warn_user(
             f"the explanation is all zero for {int(zero.sum())} of {len(zero)} examples: their "
             "stability is the largest norm of the perturbed explanations. The explanation of a "
-            "saturated network is; explain logits in place of probabilities."
+            "saturated network is; explain logits instead of probabilities."
         )

@@ -15,7 +15,7 @@ def top_k_intersection(a: Tensor, b: Tensor, k: int) -> Tensor:
     .. math:: |T_k(a) \cap T_k(b)| / k
 
     :math:`T_k` holds the positions of the k largest numbers of the flattened example. Ties are
-    broken by position, the lower index first, on every device alike; so explanations with fewer
+    broken by position, the lower index first, on every device; so explanations with fewer
     than k non-zero features share the features that fill the set. Ghorbani et al., "Interpretation
     of neural networks is fragile" (2019), take k = 1000 of 224 x 224 pixels; Tang et al., "Defense
     against explanation manipulation" (2021), k = 50 of 28 x 28, of relevance maps.

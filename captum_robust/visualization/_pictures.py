@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +17,14 @@ def channels_first(
     if channel_dim not in (-3, -2, -1, 1, 2, 3):
         raise ValueError(f"channel_dim must be 1, 2, 3, or -1 for the last, got {channel_dim!r}.")
 
-    def first(value: Any) -> Any:
+    def first(value: Tensor) -> Tensor:
         is_channelled = isinstance(value, Tensor) and value.ndim == 4
         return value.movedim(channel_dim, 1) if is_channelled else value
 
-    if isinstance(attributions, Tensor):
-        return images, change, attributions  # refused later
-    return first(images), first(change), [first(a) for a in attributions]
+    if not isinstance(attributions, Tensor):  # a bare tensor is refused later
+        attributions = [first(a) for a in attributions]
+    images = None if images is None else first(images)
+    return images, None if change is None else first(change), attributions
 
 
 def amplified(change: Tensor) -> tuple[Tensor, float]:

@@ -28,7 +28,7 @@ def explanation_bars(
     """Horizontal bars of the features that matter most, before and after an attack.
 
     The features are those of the largest magnitude, in ``before`` or in ``after``, with the most
-    important of ``before`` on top; how many are left out is said below.
+    important of ``before`` on top; below stands how many of all they are.
 
     Args:
         before: The attributions of one row, (F,) or (1, F).
@@ -78,7 +78,7 @@ def explanation_bars(
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    left_out = f" (the other {n - len(chosen)} features are smaller)" if n > len(chosen) else ""
+    left_out = f" ({len(chosen)} of {n} features)" if n > len(chosen) else ""
     axis.set_xlabel(axis_title + left_out, fontsize=_FONT)
     if len(rows) > 1:
         axis.legend(frameon=False, fontsize=_FONT)

@@ -253,7 +253,11 @@ def test_a_bar_on_request(capsys):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"layers": ["fc"]}, ValueError, r"'fc' is no module of the model. It has \['', 'embed'"),
+        (
+            {"layers": ["fc"]},
+            ValueError,
+            r"'fc' is not a module of the model. It has \['', 'embed'",
+        ),
         ({"layers": ["act"]}, ValueError, "'act' has no parameters"),
         ({"layers": []}, ValueError, "layers is empty"),
         ({"layers": "head"}, TypeError, "layers must be a list"),

@@ -121,8 +121,8 @@ def test_lipschitz_of_a_linear_explanation_is_at_most_its_matrix_norm():
     got = sensitivity_lipschitz(lambda x: x @ matrix.T, x, generator=rng(), n_perturb_samples=50)
     assert (got < values[0]).all()
     assert (got > 0.7 * values[0]).all()
-    along = sensitivity_lipschitz(lambda x: x @ matrix.T, x, lambda x: x + 1e-3 * v[0])
-    torch.testing.assert_close(along, values[0].expand(3))
+    steepest = sensitivity_lipschitz(lambda x: x @ matrix.T, x, lambda x: x + 1e-3 * v[0])
+    torch.testing.assert_close(steepest, values[0].expand(3))
 
 
 def test_lipschitz_takes_two_inputs_together():

@@ -146,9 +146,9 @@ def test_a_zero_explanation_has_a_value_and_a_warning():
     x = torch.tensor([[-1.0, -1.0], [3.0, 4.0]])
     with pytest.warns(UserWarning, match="all zero for 1 of 2"):
         got = explanation_stability(explain, x, lambda x: x + 2)
-    along = torch.tensor([5.0, 6.0]) @ torch.tensor([0.6, 0.8])
-    across = math.sqrt(61 - along**2)
-    torch.testing.assert_close(got, torch.tensor([2**0.5, across]))
+    parallel = torch.tensor([5.0, 6.0]) @ torch.tensor([0.6, 0.8])
+    perpendicular = math.sqrt(61 - parallel**2)
+    torch.testing.assert_close(got, torch.tensor([2**0.5, perpendicular]))
 
 
 def test_two_inputs_are_one_explanation():

@@ -30,7 +30,7 @@ def test_two_bars_a_feature_the_most_important_before_on_top():
     assert widths(figure) == [[-0.9, 0.7, 0.1], [-0.2, 0.1, 0.8]]
     axis = figure.axes[0]
     assert axis.yaxis_inverted()
-    assert axis.get_xlabel() == "log-odds (the other 2 features are smaller)"
+    assert axis.get_xlabel() == "log-odds (3 of 5 features)"
     assert [t.get_text() for t in axis.get_legend().get_texts()] == ["before", "after"]
 
 
