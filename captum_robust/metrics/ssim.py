@@ -30,8 +30,8 @@ def structural_similarity(
         data_range: R, the distance from the smallest to the largest possible number, in the unit
             of ``a``. By default that of the numbers in the two maps of each pair together, which
             makes the result independent of their common scale. (A fixed R, such as 1, would call
-            any two relevance maps the same, as their numbers are near 1 / (H W).) Give 1.0 for images
-            in [0, 1].
+            any two relevance maps the same, since their numbers are near 1 / (H W).) Give 1.0 for
+            images in [0, 1].
         win_size: Side of the window in pixels, odd, from 3 to min(H, W).
 
     Returns:
