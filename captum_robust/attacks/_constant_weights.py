@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_robust._utils.overwrite import OwnFunction, in_reverse_mode_alone
-from captum_robust.attr._backward.tape import names
+from captum_robust.attr._backward.operations import names
 
 
 class constant_weights(TorchFunctionMode):

@@ -23,6 +23,12 @@ from captum_robust.attr.infidelity_optimal import InfidelityOptimal, NoisyBaseli
 from captum_robust.attr.kernel_smoothing import KernelSmoothing
 from captum_robust.attr.pattern_attribution import PatternAttribution
 from captum_robust.attr.patterns import Patterns, learn_patterns
+from captum_robust.attr.propagation_rules import (
+    EpsilonRule,
+    GammaRule,
+    PropagationRule,
+    ZPlusRule,
+)
 from captum_robust.attr.relevance_propagation import RelevancePropagation
 from captum_robust.attr.softplus import softplus_activations
 from captum_robust.attr.sparsified_smoothing import SparsifiedSmoothing
@@ -30,15 +36,19 @@ from captum_robust.attr.sparsified_smoothing import SparsifiedSmoothing
 __all__ = [
     "BetaSmoothedGradient",
     "BetaSmoothing",
+    "EpsilonRule",
+    "GammaRule",
     "GuidedBackprop",
     "InfidelityOptimal",
     "KernelSmoothing",
     "NoisyBaseline",
     "PatternAttribution",
     "Patterns",
+    "PropagationRule",
     "RelevancePropagation",
     "SparsifiedSmoothing",
     "Square",
+    "ZPlusRule",
     "differentiable",
     "learn_patterns",
     "softplus_activations",

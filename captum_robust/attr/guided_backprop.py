@@ -1,4 +1,4 @@
-"""Guided backpropagation of modules and functions alike, differentiable."""
+"""Guided backpropagation of modules and functions, differentiable."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.attr._backward.attribution import BackwardAttribution, BackwardRules
-from captum_robust.attr._backward.operations import is_activation
-from captum_robust.attr._backward.tape import Shares, Step, plain_backward
-from captum_robust.attr._backward.unsupported import refusal
+from captum_robust.attr._backward.attribution import BackwardAttribution
+from captum_robust.attr._backward.call import Call, Shares
+from captum_robust.attr._backward.rule import BackwardRule
+from captum_robust.attr._backward.unsupported import unsupported
 
 _NOTHING = (
     "guided backpropagation met no rectifier in the forward pass, so this explanation is the plain "
@@ -25,11 +25,11 @@ class GuidedBackprop(BackwardAttribution):
 
     .. math:: g_z = \sigma'(z)\,(g_{\sigma(z)})^+
 
-    for every rectifier :math:`\sigma`: module, function, method and in place alike, used once or
-    often, where :class:`captum.attr.GuidedBackprop` changes modules ``nn.ReLU`` alone and silently
-    gives the plain gradient of others. Rectifiers are those of :class:`softplus_activations` but
-    for gates (Hardsigmoid), and GELU, SiLU, ELU and their like. With a graph
-    (:func:`differentiable`), so that it can be attacked.
+    for every rectifier :math:`\sigma`: module, function, method or in place, used once or often,
+    where :class:`captum.attr.GuidedBackprop` changes modules ``nn.ReLU`` alone and silently gives
+    the plain gradient of others. Rectifiers are those of :class:`softplus_activations` but for
+    gates (Hardsigmoid), and GELU, SiLU, ELU and their like. With a graph (:func:`differentiable`),
+    so that it can be attacked.
 
     Under :class:`BetaSmoothing` the network is smoothed and the rule stays:
     :math:`g_z = \mathrm{sigmoid}(\beta z)\,g^+`. The code of Dombrowski et al. also has
@@ -41,8 +41,8 @@ class GuidedBackprop(BackwardAttribution):
 
     Raises:
         TypeError: The model is scripted, compiled or parallel; on ``attribute``, if it holds other
-            code that cannot be seen, such as a custom ``torch.autograd.Function`` or an ``nn.RNN``
-            of rectifiers.
+            code that cannot be recorded, such as a custom ``torch.autograd.Function`` or an
+            ``nn.RNN`` of rectifiers.
 
     Warns:
         UserWarning: On ``attribute``, if the model called no rectifier.
@@ -59,31 +59,30 @@ class GuidedBackprop(BackwardAttribution):
                 [0., 0.]])
     """
 
-    def _rules(self) -> BackwardRules:
-        return _Guide()
+    def _rule(self) -> _GuidedRule:
+        return _GuidedRule()
+
+    def _walk(self, rule: BackwardRule, *args: Any, **kwargs: Any) -> Any:
+        result = super()._walk(rule, *args, **kwargs)
+        if isinstance(rule, _GuidedRule) and not rule.met:
+            warn_user(_NOTHING)
+        return result
 
 
 _FUSED = "{!r} has rectifiers inside that cannot be reached. Write them with torch.relu."
 
 
-class _Guide(BackwardRules):
+class _GuidedRule(BackwardRule):
     def __init__(self) -> None:
-        super().__init__(self._guided, _check)
         self.met = 0
+        """How many rectifiers relevance has passed."""
 
-    def with_graph(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().with_graph(*args, **kwargs)
-        if not self.met:
-            warn_user(_NOTHING)
-        return result
+    def check(self, call: Call) -> None:
+        if call.name in ("rnn_relu", "rnn_relu_cell"):
+            raise unsupported(_FUSED.format(call.name))
 
-    def _guided(self, step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
-        if is_activation(step) and len(step.inputs) == 1:
+    def distribute(self, call: Call, relevance: list[Tensor | None], create_graph: bool) -> Shares:
+        if call.is_activation and len(call.inputs) == 1:
             self.met += 1
-            above = [None if g is None else torch.where(g > 0, g, 0.0) for g in above]
-        return plain_backward(step, above, create_graph)
-
-
-def _check(step: Step) -> None:
-    if step.name in ("rnn_relu", "rnn_relu_cell"):
-        raise refusal(_FUSED.format(step.name))
+            relevance = [None if g is None else torch.where(g > 0, g, 0.0) for g in relevance]
+        return call.gradient_shares(relevance, create_graph)

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.attr._backward.attribution import BackwardAttribution, BackwardRules
-from captum_robust.attr._backward.operations import (
-    MATRIX_PRODUCTS,
-    apply_weight,
-    is_weighted,
-    weight_of,
-)
-from captum_robust.attr._backward.tape import Shares, Step, plain_backward
-from captum_robust.attr._backward.unsupported import refusal
-from captum_robust.attr.patterns import Patterns
+from captum_robust.attr._backward.attribution import BackwardAttribution
+from captum_robust.attr._backward.call import Call, Shares
+from captum_robust.attr._backward.operations import FUSED_PRODUCTS, MATRIX_PRODUCTS
+from captum_robust.attr._backward.rule import BackwardRule
+from captum_robust.attr._backward.unsupported import unsupported
+from captum_robust.attr.patterns import COMPUTED, Patterns
 
 _UNKNOWN = (
     "patterns has none for the weight of {!r}. Learn them with learn_patterns from this very model."
@@ -36,13 +32,13 @@ _NO_LAYER = (
 
 
 class PatternAttribution(BackwardAttribution):
-    r"""The gradient with each weight times its pattern in place of the weight.
+    r"""The gradient with each weight times its pattern instead of the weight.
 
     .. math:: R_x = (W \odot A)^\top R_y
 
-    from :math:`R = 1` at the explained output, and the true derivative of all that is no layer of
-    weights. A batch norm after a layer is one layer with it. It can be differentiated
-    (:func:`differentiable`), and is for module and functional layers alike.
+    from :math:`R = 1` at the explained output, and the true derivative of all that is not a layer
+    of weights. A batch norm after a layer is one layer with it. It can be differentiated
+    (:func:`differentiable`), and takes modules and functional layers.
 
     Args:
         forward_func: The model, or any function that calls it.
@@ -50,8 +46,8 @@ class PatternAttribution(BackwardAttribution):
         model: The module whose weights the patterns are for; None: ``forward_func``.
 
     Raises:
-        TypeError: ``model`` is no module, or is scripted, compiled or parallel; on ``attribute``,
-            if it holds a layer without a pattern, which the message names.
+        TypeError: ``model`` is not a module, or is scripted, compiled or parallel; on
+            ``attribute``, if it holds a layer without a pattern, which the message names.
         ValueError: A pattern has a name or a shape that no parameter of ``model`` has.
 
     Warns:
@@ -102,11 +98,9 @@ class PatternAttribution(BackwardAttribution):
         self.patterns = patterns
         self._named_parameters = model.named_parameters
 
-    def _rules(self) -> BackwardRules:
+    def _rule(self) -> _PatternRule:
         known = {id(w): self.patterns.get(name) for name, w in self._named_parameters()}
-        by_weight = {key: pattern for key, pattern in known.items() if pattern is not None}
-        rules = _PatternRules(by_weight)
-        return BackwardRules(rules.distribute, rules.check)
+        return _PatternRule(known)
 
 
 def _fits(pattern: Tensor, weight: Tensor) -> bool:
@@ -116,27 +110,29 @@ def _fits(pattern: Tensor, weight: Tensor) -> bool:
     return not len(answers) or bool((answers - 1).abs().median() < 0.1)
 
 
-class _PatternRules:
-    def __init__(self, by_weight: dict[int, Tensor]) -> None:
+class _PatternRule(BackwardRule):
+    def __init__(self, by_weight: dict[int, Tensor | None]) -> None:
         self._by_weight = by_weight
+        """The pattern of each parameter, by its id; None without one."""
 
-    def check(self, step: Step) -> None:
-        if is_weighted(step) and id(weight_of(step)) not in self._by_weight:
-            raise refusal(_UNKNOWN.format(step.name))
-        if step.name in MATRIX_PRODUCTS:
-            raise refusal(_NO_LAYER.format(step.name))
+    def check(self, call: Call) -> None:
+        if call.is_layer and self._by_weight.get(id(call.weight)) is None:
+            is_parameter = id(call.weight) in self._by_weight
+            raise unsupported((_UNKNOWN if is_parameter else COMPUTED).format(call.name))
+        if call.name in MATRIX_PRODUCTS | FUSED_PRODUCTS:
+            raise unsupported(_NO_LAYER.format(call.name))
 
-    def distribute(self, step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
-        if is_weighted(step):
-            weight, (node,) = weight_of(step), step.inputs
-            weight = weight * self._by_weight[id(weight)].to(weight)
+    def distribute(self, call: Call, relevance: list[Tensor | None], create_graph: bool) -> Shares:
+        if call.is_layer:
+            pattern = self._by_weight[id(call.weight)]
+            assert pattern is not None
+            weight, (node,) = call.weight * pattern.to(call.weight), call.inputs
             x = node.tensor.detach().requires_grad_()  # of which the derivative does not depend
-            y = apply_weight(step, x, weight)
-            return [(node, torch.autograd.grad(y, x, above, create_graph=create_graph)[0])]
-        source = step.inputs[0].source
-        if step.name == "batch_norm" and source is not None and is_weighted(source):
+            y = call.applied(x, weight)
+            return [(node, torch.autograd.grad(y, x, relevance, create_graph=create_graph)[0])]
+        if call.layer_below is not None:
             # One layer with the one below, and the slope cancels in weight times pattern.
-            (relevance,) = above
-            assert relevance is not None
-            return [(step.inputs[0], relevance)]
-        return plain_backward(step, above, create_graph)
+            (above,) = relevance
+            assert above is not None
+            return [(call.inputs[0], above)]
+        return call.gradient_shares(relevance, create_graph)

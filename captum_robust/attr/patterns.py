@@ -18,18 +18,11 @@ from captum_robust._utils.checks import check_inputs
 from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import preserve_model
-from captum_robust.attr._backward.operations import (
-    PRODUCTS,
-    RESHAPES,
-    ROUTES,
-    SUMS,
-    apply_weight,
-    is_activation,
-    is_weighted,
-    weight_of,
-)
-from captum_robust.attr._backward.tape import Node, Step, Tape
-from captum_robust.attr._backward.unsupported import Refusal
+from captum_robust.attr._backward.call import Call, Node
+from captum_robust.attr._backward.operations import PRODUCTS, RESHAPES, ROUTES, SUMS
+from captum_robust.attr._backward.rule import GradientRule
+from captum_robust.attr._backward.tape import Tape
+from captum_robust.attr._backward.unsupported import Unsupported, unsupported
 
 
 class Patterns(Mapping[str, Tensor]):
@@ -68,10 +61,14 @@ class Patterns(Mapping[str, Tensor]):
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (ValueError, AttributeError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"path: {path} is no file that Patterns.save has written.") from error
+            raise ValueError(
+                f"path: {path} is not a file that Patterns.save has written."
+            ) from error
         strange = [name for name, array in arrays.items() if array.dtype.kind != "f"]
         if strange:
-            raise ValueError(f"path: {strange[0]!r} in it is no array of floating-point numbers.")
+            raise ValueError(
+                f"path: {strange[0]!r} in it is not an array of floating-point numbers."
+            )
         bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if bad:
             raise ValueError(f"path: {bad[0]!r} in it has NaN or Inf.")
@@ -114,7 +111,8 @@ def learn_patterns(
         image wakes.
 
     Raises:
-        TypeError: ``model`` is no module, is scripted, compiled or parallel, or hides calls.
+        TypeError: ``model`` is not a module, is scripted, compiled or parallel, hides calls, or
+            holds a layer that cannot have a pattern, which the message names.
         ValueError: ``loader`` is empty, or holds NaN or Inf.
 
     References:
@@ -140,19 +138,47 @@ def learn_patterns(
         for batch in tqdm(loader, desc="learn_patterns", disable=not show_progress):
             images = batch[0] if isinstance(batch, (tuple, list)) else batch
             check_inputs(images)
-            tape = Tape((images.detach().to(device).requires_grad_(),))
+            tape = Tape((images.detach().to(device).requires_grad_(),), _LayersWithPatterns(model))
             try:
                 with tape:
                     logits_of(model(*tape.inputs))
-            except Refusal as refused:
-                raise TypeError(str(refused)) from None
-            for step in tape.steps:
-                name = names.get(id(weight_of(step))) if is_weighted(step) else None
+            except Unsupported as error:
+                raise TypeError(str(error)) from None
+            for call in tape.calls:
+                name = names.get(id(call.weight)) if call.is_layer else None
                 if name is not None:
-                    statistics.setdefault(name, _Statistics(weight_of(step))).add(step)
+                    statistics.setdefault(name, _Statistics(call.weight)).add(call)
     if not statistics:
         raise ValueError("loader is empty, or model has no linear layer and no convolution.")
     return Patterns({name: known.pattern() for name, known in statistics.items()})
+
+
+_TRANSPOSED = (
+    "transposed convolutions have no patterns. Explain the network with GuidedBackprop or "
+    "RelevancePropagation."
+)
+
+COMPUTED = (
+    "the weight of {!r} is not a parameter of the model, so it has no pattern. Where weight_norm "
+    "or another parametrisation computes it, make it a plain weight first: "
+    "torch.nn.utils.remove_weight_norm(module), or torch.nn.utils.parametrize."
+    "remove_parametrizations(module, 'weight')."
+)
+
+
+class _LayersWithPatterns(GradientRule):
+    """Refuses layers that cannot have a pattern."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._stored = {id(t) for t in (*model.parameters(), *model.buffers())}
+
+    def check(self, call: Call) -> None:
+        if not call.is_layer:
+            return
+        if call.name.startswith("conv_transpose"):
+            raise unsupported(_TRANSPOSED)
+        if id(call.weight) not in self._stored:
+            raise unsupported(COMPUTED.format(call.name))
 
 
 class _Statistics:
@@ -165,21 +191,19 @@ class _Statistics:
         self.n_plus, self.y = (self.xy.new_zeros(len(weight)) for _ in range(2))
         self.n = 0
 
-    def add(self, step: Step) -> None:
+    def add(self, call: Call) -> None:
         """Add one call of the layer."""
-        if step.name.startswith("conv_transpose"):
-            raise TypeError("model: transposed convolutions have no patterns.")
         wide = self.xy.dtype
-        node = step.outputs[0]
-        x, y = (t.detach().to(wide) for t in (step.inputs[0].value, node.value))
+        node = call.outputs[0]
+        x, y = (t.detach().to(wide) for t in (call.inputs[0].value, node.value))
         answer = _answer(node)
         passes = torch.ones_like(y) if answer is None else (answer.detach() > 0).to(wide)
         weight = self.weight.to(wide, copy=True).requires_grad_()
         # The derivative by the weight is the sum of x_i G_j over all places of the layer.
-        product = apply_weight(step, x, weight)
+        product = call.applied(x, weight)
         for total, g in ((self.xy, y * passes), (self.x, passes)):
             total += torch.autograd.grad(product, weight, g, retain_graph=True)[0]
-        unit = -1 if step.name == "linear" else y.dim() - step.inputs[0].tensor[0].dim()
+        unit = -1 if call.name == "linear" else y.dim() - call.inputs[0].tensor[0].dim()
         others = [d for d in range(y.dim()) if d != unit % y.dim()]
         self.n += y.numel() // len(self.y)
         self.y += y.sum(others)
@@ -202,17 +226,28 @@ class _Statistics:
 
 def _answer(node: Node) -> Tensor | None:
     """The values whose sign says whether a rectifier lets ``node`` through; None without one."""
-    for step in node.consumers:
-        if is_activation(step):
+    for call in node.consumers:
+        if call.is_activation or _is_spelled_out(call):
             return node.value
-        if len(step.inputs) != 1 or len(step.outputs) != 1:
+        if len(call.inputs) != 1 or len(call.outputs) != 1:
             continue
-        if step.name in SUMS | PRODUCTS | {"batch_norm"}:
-            found = _answer(step.outputs[0])
+        if call.name in SUMS | PRODUCTS | {"batch_norm"}:
+            found = _answer(call.outputs[0])
             if found is not None and found.shape == node.tensor.shape:
                 return found
-        elif step.name in ROUTES:
-            found = _answer(step.outputs[0])
+        elif call.name in ROUTES:
+            found = _answer(call.outputs[0])
             if found is not None:
-                return found.reshape(node.value.shape) if step.name in RESHAPES else node.value
+                return found.reshape(node.value.shape) if call.name in RESHAPES else node.value
     return None
+
+
+def _is_spelled_out(call: Call) -> bool:
+    """Whether a call computed what a rectifier would: ``maximum(y, 0)``, ``where(y > 0, y, 0)``."""
+    if call.name not in _MAY_RECTIFY or len(call.inputs) != 1 or len(call.outputs) != 1:
+        return False
+    before, after = call.inputs[0].value.detach(), call.outputs[0].value.detach()
+    return before.shape == after.shape and torch.equal(after, before.clamp(min=0))
+
+
+_MAY_RECTIFY = {"maximum", "max", "where", "masked_fill", "mul", "__mul__", "__rmul__", "written"}

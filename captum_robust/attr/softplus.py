@@ -130,6 +130,10 @@ def smoothed(z: Tensor, smooth: _Smooth, beta: float, name: str) -> Tensor:
     return smooth(z, beta)
 
 
+# By this, function modes that meet ``smoothed`` learn which activation it stands for.
+smoothed.smooth_form_of = lambda z, smooth, beta, name: name  # type: ignore[attr-defined]
+
+
 # Each reader below has the signature of the functions that it stands for. It returns the
 # pre-activation, and the smooth activation as a function of it and beta, or None where the call
 # is no sum of rectifiers.

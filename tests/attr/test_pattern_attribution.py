@@ -253,11 +253,11 @@ def test_a_damaged_file_is_refused(tmp_path):
     written = bytearray(path.read_bytes())
     written[len(written) // 2] ^= 255
     path.write_bytes(written)
-    with pytest.raises(ValueError, match="is no file that"):
+    with pytest.raises(ValueError, match="is not a file"):
         Patterns.load(path)
     with open(path, "wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(ValueError, match="is no file that"):
+    with pytest.raises(ValueError, match="is not a file"):
         Patterns.load(path)
 
 
@@ -268,14 +268,14 @@ def test_a_file_that_holds_code_or_words_is_refused(tmp_path):
 
     bad, words = tmp_path / "bad.npz", tmp_path / "words.npz"
     np.savez(bad, **{"0.weight": np.array([Trap()], dtype=object)})
-    with pytest.raises(ValueError, match="is no file that"):
+    with pytest.raises(ValueError, match="is not a file"):
         Patterns.load(bad)
     bare = tmp_path / "bare"
     bare.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="is no file that"):
+    with pytest.raises(ValueError, match="is not a file"):
         Patterns.load(bare)
     np.savez(words, **{"0.weight": np.array(["a"])})
-    with pytest.raises(ValueError, match=r"'0\.weight' in it is no array of floating-point"):
+    with pytest.raises(ValueError, match=r"'0\.weight' in it is not an array of floating"):
         Patterns.load(words)
 
 
@@ -372,5 +372,5 @@ def test_a_neuron_whose_input_never_changes_has_no_pattern():
 def test_a_file_of_something_else(tmp_path):
     path = tmp_path / "patterns.npz"
     path.write_text("root:x:0:0")
-    with pytest.raises(ValueError, match="is no file that"):
+    with pytest.raises(ValueError, match="is not a file"):
         Patterns.load(path)

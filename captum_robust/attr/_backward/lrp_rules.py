@@ -1,255 +1,369 @@
-"""The rules of layer-wise relevance propagation, made of ordinary differentiable operations.
+"""Operations and their rules of relevance propagation: one table, one class for each rule.
 
-Their own rectifier is called in a way that beta smoothing does not take for one of the network's.
+All are made of ordinary differentiable operations. Their own rectifiers are called in a way that
+beta smoothing does not take for those of the network.
 """
 
 from __future__ import annotations
 
-from functools import reduce
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from captum_robust.attr._backward.boxes import bounds_of, is_average
+from captum_robust.attr._backward.call import Call, Node, Shares
+from captum_robust.attr._backward.lrp_layers import (
+    negative,
+    positive,
+    shares_by_products,
+    through_layer,
+    through_matrix,
+    through_normalisation,
+    wide,
+)
 from captum_robust.attr._backward.operations import (
     AVERAGES,
+    DIVISIONS,
     ELEMENTWISE,
     GATES,
+    LAYERS,
+    LENGTHS,
+    MATRIX_PRODUCTS,
+    NORMALISATIONS,
     PRODUCTS,
     ROUTES,
+    SCALED_SUMS,
+    SCALINGS,
+    SOFTMAX,
     SUMS,
-    apply_weight,
-    batch_norm_slope_sign,
-    first_operand,
-    is_weighted,
-    weight_of,
 )
-from captum_robust.attr._backward.tape import Bounds, Node, Shares, Step
-from captum_robust.attr._backward.unsupported import refusal
-
-_REFUSED = {
-    "softmax": "Explain the logits: leave the softmax out of the model.",
-    "log_softmax": "Explain the logits: leave the softmax out of the model.",
-    "layer_norm": "It mixes the features of an example; explain with the gradient.",
-    "group_norm": "It mixes the features of an example; explain with the gradient.",
-    "instance_norm": "It mixes the features of an example; explain with the gradient.",
-    "scaled_dot_product_attention": "For attention explain with the gradient.",
-    "multi_head_attention_forward": "For attention explain with the gradient.",
-}
-_REMEDY = "Write it with layers that have a rule (see RelevancePropagation), or use the gradient."
+from captum_robust.attr.propagation_rules import PropagationRule, quotient
 
 
-def check(step: Step) -> None:
-    """Refuse what has no rule."""
-    if _kind(step) is None:
-        remedy = _REFUSED.get(step.name, _REMEDY)
-        message = f"relevance propagation has no rule for {step.name!r} of these arguments. "
-        raise refusal(message + remedy)
+@dataclass(frozen=True)
+class Settings:
+    """What a user chooses."""
+
+    rule: PropagationRule
+    """How neurons divide their relevance."""
+    dense_rule: PropagationRule | None = None
+    """How those of linear layers and products with a constant matrix do; None: the same."""
+    attention_weights: bool = True
+    """Whether attention weights take half of the relevance of their product."""
+
+    def rule_of(self, call: Call) -> PropagationRule:
+        """The rule of a layer."""
+        is_dense = call.name == "linear" or call.name in MATRIX_PRODUCTS
+        return self.dense_rule if is_dense and self.dense_rule is not None else self.rule
 
 
-def bounds_of(node: Node) -> Bounds | None:
-    """The box of a value that is an input or an affine image of one; None of any other."""
-    step = node.source
-    if step is None:
-        return node.bounds
-    if not _keeps_boxes(step):
-        return None
-    boxes = [box for box in map(bounds_of, step.inputs) if box is not None]
-    if len(boxes) < len(step.inputs):
-        return None
-    a, b = (step.again_for(node, *ends) for ends in zip(*boxes, strict=True))
-    return torch.minimum(a, b), torch.maximum(a, b)
+class OperationRule(ABC):
+    """How the relevance of a call's result goes to what the call was given."""
 
-
-def _keeps_boxes(step: Step) -> bool:
-    """Whether the call takes the corners of the boxes of its inputs to those of its result's."""
-    if step.name in ROUTES:
+    def applies(self, call: Call) -> bool:
+        """Whether this is the rule of a call of such a name, with these arguments."""
         return True
-    if len(step.inputs) != 1:
-        return False
-    if step.name in AVERAGES:
-        return _is_average(step)
-    if step.name in PRODUCTS:  # x / 2, and neither 2 / x nor x * x
-        operands = [*step.args, *step.kwargs.values()]
-        is_divisor = "div" in step.name and first_operand(step) is not step.tensors[0]
-        return sum(o is step.tensors[0] for o in operands) == 1 and not is_divisor
-    if step.name == "batch_norm":
-        return not step.kwargs.get("training")
-    return step.name in SUMS or step.name in ("neg", "__neg__")
+
+    @abstractmethod
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """What each input gets."""
 
 
-def distribute(step: Step, above: list[Tensor | None], create_graph: bool) -> Shares:
-    """The relevance of each input of a call."""
-    kind = _kind(step)
-    if kind == "route":
-        return zip(step.inputs, step.backward(above, create_graph), strict=True)
-    (relevance,) = above
-    assert relevance is not None
-    if kind == "weighted":
-        return [_through_layer(step, relevance, None, create_graph)]
-    node = step.inputs[0]
-    if kind == "average":
-        return [(node, _through_average(step, node, relevance, create_graph))]
-    if kind == "sum":
-        return _through_sum(step, relevance)
-    if kind == "gated":
-        (node,) = (n for n in step.inputs if not _is_gate(n))
-    elif step.name == "batch_norm" and node.source is not None and is_weighted(node.source):
-        # One layer with the convolution before it: only the sign of the slope stays in the rule.
-        return [_through_layer(node.source, relevance, batch_norm_slope_sign(step), create_graph)]
-    return [(node, relevance.sum_to_size(node.tensor.shape))]
+class Route(OperationRule):
+    """Numbers are handed on, and relevance goes back the same way."""
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """The gradient, of calls with a single result."""
+        return call.gradient_shares([relevance], create_graph)
 
 
-def _kind(step: Step) -> str | None:
-    one = len(step.inputs) == 1
-    if step.name in ROUTES:
-        return "route"
-    if is_weighted(step):
-        return "weighted"
-    if step.name in SUMS:
-        return "elementwise" if one else "sum"
-    if step.name in PRODUCTS:
-        if one:
-            return "elementwise"
-        return "gated" if sum(map(_is_gate, step.inputs)) == 1 else None
-    if step.name in AVERAGES and one and _is_average(step):
-        return "average"
-    return "elementwise" if step.name in ELEMENTWISE and one else None
+class PassOn(OperationRule):
+    """Functions of one number pass on what they get."""
+
+    def applies(self, call: Call) -> bool:
+        """With one operand that depends on the inputs."""
+        return len(call.inputs) == 1
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """The same; summed, where the value was repeated."""
+        return [_whole(call.inputs[0], relevance)]
 
 
-def _is_average(step: Step) -> bool:
-    return "bicubic" not in step.kwargs.values()  # some of its weights are negative
+class BatchNorm(PassOn):
+    """One layer with the layer before it; of its own, a function of one number."""
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """Those of the inputs of the layer, if there is one."""
+        layer = call.layer_below
+        # With statistics of the batch the slope is not a constant; only its sign is.
+        needs_slope = layer is not None and not settings.rule_of(layer).ignores_negative
+        if layer is None or (needs_slope and call.uses_batch_statistics):
+            return super().shares(call, relevance, settings, create_graph)
+        return [through_layer(layer, relevance, settings.rule_of(layer), call, create_graph)]
+
+
+class Layer(OperationRule):
+    """An input times a weight."""
+
+    def applies(self, call: Call) -> bool:
+        """With a weight that does not depend on the inputs."""
+        return call.is_layer
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """By the rule that the user chose; zB in bounds."""
+        return [through_layer(call, relevance, settings.rule_of(call), None, create_graph)]
+
+
+class ConstantMatrix(OperationRule):
+    """A product with a matrix that does not depend on the inputs is a layer, too."""
+
+    def applies(self, call: Call) -> bool:
+        """With one factor that depends on the inputs."""
+        return call.is_product_with_constant
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """By the rule that the user chose."""
+        return [through_matrix(call, relevance, settings.rule_of(call), create_graph)]
+
+
+class Product(OperationRule):
+    """Each factor of a product of two values gets half (Achtibat et al. 2024, Prop. 3.3)."""
+
+    def applies(self, call: Call) -> bool:
+        """With two factors, both of which depend on the inputs."""
+        return len(call.inputs) == 2 and sum(map(call.depends, call.factors)) == 2
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """Half each; all to the values, where attention weights are to take nothing."""
+        share = [0.5, 0.5]
+        if not settings.attention_weights:
+            weights = [is_made_by(node, SOFTMAX, ROUTES | ELEMENTWISE) for node in call.inputs]
+            if sum(weights) == 1:
+                share = [0.0 if is_weight else 1.0 for is_weight in weights]
+        if call.name in PRODUCTS:
+            return [
+                _whole(node, part * relevance)
+                for node, part in zip(call.inputs, share, strict=True)
+            ]
+        return shares_by_products(call, relevance, share, create_graph)
+
+
+class Square(OperationRule):
+    """A matrix times itself, transposed or not."""
+
+    def applies(self, call: Call) -> bool:
+        """Where both factors are one value."""
+        return len(call.inputs) == 1 and sum(map(call.depends, call.factors)) == 2
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """Half for each place where it stands."""
+        return shares_by_products(call, relevance, [0.5], create_graph)
+
+
+class Gated(OperationRule):
+    """All of the relevance of a product with a gate goes to the signal."""
+
+    def applies(self, call: Call) -> bool:
+        """With one gate: a sigmoid, or one over a size."""
+        return len(call.inputs) == 2 and sum(map(_is_gate, call.inputs)) == 1
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """All to the factor that is not the gate."""
+        return [_whole(node, relevance) for node in call.inputs if not _is_gate(node)]
+
+
+class Division(OperationRule):
+    """A divisor only scales: all goes to the numerator, as in a normalisation."""
+
+    def applies(self, call: Call) -> bool:
+        """With a numerator that depends on the inputs."""
+        return call.name in DIVISIONS and len(call.inputs) == 2 and call.depends(call.first_operand)
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """All to the numerator."""
+        (place,) = (i for i, t in enumerate(call.tensors) if t is call.first_operand)
+        return [_whole(call.inputs[place], relevance)]
+
+
+class Average(OperationRule):
+    """A layer whose weights are not negative."""
+
+    def applies(self, call: Call) -> bool:
+        """Where they are not."""
+        return len(call.inputs) == 1 and is_average(call)
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """By the rule that the user chose, of what is above the lower bound."""
+        (node,) = call.inputs
+        x, box = wide(node.value), bounds_of(node)
+        if box is not None:
+            x = x - box[0]
+        parts = positive(x), negative(x)
+        values = [call.again(part) for part in parts]
+        ratios = settings.rule.ratios(relevance, values[0], values[1], None)
+        slopes = [
+            torch.autograd.grad(z, part, ratio, create_graph=create_graph)[0]
+            for z, part, ratio in zip(values, parts, ratios, strict=True)
+        ]
+        return [(node, parts[0] * slopes[0] + parts[1] * slopes[1])]
+
+
+class Sum(OperationRule):
+    """Two summands are two contributions."""
+
+    def applies(self, call: Call) -> bool:
+        """With two values; a constant takes nothing."""
+        return len(call.inputs) == 2
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """By the rule that the user chose."""
+        in_order = call.first_operand is call.tensors[0]  # unlike sub(other=b, input=a)
+        nodes = call.inputs if in_order else call.inputs[::-1]
+        a, b = (wide(node.value) for node in nodes)
+        factor = call.kwargs.get("alpha", 1)
+        if call.name in ("__rsub__", "rsub"):
+            a = -factor * a
+        else:
+            b = (factor if "add" in call.name else -factor) * b
+        pluses, minuses = (positive(a), positive(b)), (negative(a), negative(b))
+        totals = torch.add(*pluses), torch.add(*minuses)
+        by_plus, by_minus = settings.rule.ratios(relevance, *totals, None)
+        return [
+            _whole(node, plus * by_plus + minus * by_minus)
+            for node, plus, minus in zip(nodes, pluses, minuses, strict=True)
+        ]
+
+
+class Normalisation(PassOn):
+    """Layer, group and instance norm pass on what they get (Achtibat et al. 2024, Prop. 3.4).
+
+    The standard deviation only scales. The mean is a sum, of which each feature has a small part:
+    where relevance goes by signed values (:class:`EpsilonRule`), the rule of a layer is applied to
+    (x - mean) * slope, with the standard deviation in the slope; where it does not, the feature
+    itself gets all.
+    """
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """The same, or by the rule that the user chose."""
+        if not settings.rule.keeps_signs or _has_constant_mean(call):
+            return super().shares(call, relevance, settings, create_graph)
+        return [through_normalisation(call, relevance, settings.rule)]
+
+
+class Length(OperationRule):
+    """A length is the sum of x times its derivative: each summand is a contribution."""
+
+    def applies(self, call: Call) -> bool:
+        """Of one value."""
+        return len(call.inputs) == 1
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """The value times the gradient, over the result."""
+        ratio = quotient(relevance, call.outputs[0].value)
+        ((node, slope),) = call.gradient_shares([ratio], create_graph)
+        return [(node, node.value * slope)]
+
+
+class Softmax(PassOn):
+    r"""R_i = x_i (R_i - s_i sum_j R_j), Achtibat et al. 2024, Prop. 3.1.
+
+    The first-order expansion of the softmax s at its logits x. What the expansion leaves over,
+    s - s'x, takes its part of the relevance: this rule does not conserve.
+    """
+
+    def shares(
+        self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool
+    ) -> Shares:
+        """As above; a logit that is masked, at minus infinity, gets nothing."""
+        dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else -1)
+        (node,), s = call.inputs, call.outputs[0].value
+        x = torch.where(node.value > -torch.inf, node.value, 0.0)
+        return [(node, x * (relevance - s * relevance.sum(dim, keepdim=True)))]
+
+
+def rule_for(call: Call) -> OperationRule | None:
+    """The rule of a call; None if it has none."""
+    return next((rule for rule in RULES.get(call.name, ()) if rule.applies(call)), None)
+
+
+def is_made_by(node: Node, makers: frozenset[str], through: frozenset[str]) -> bool:
+    """Whether one of ``makers`` made a value, but for functions that hand it on."""
+    call = node.source
+    while call is not None and call.name in through and len(call.inputs) == 1:
+        if call.name in makers:
+            return True
+        call = call.inputs[0].source
+    return call is not None and call.name in makers
 
 
 def _is_gate(node: Node) -> bool:
-    step = node.source
-    while step is not None and step.name in ROUTES and len(step.inputs) == 1:
-        step = step.inputs[0].source
-    return step is not None and step.name in GATES
+    return is_made_by(node, GATES | {"rsqrt", "reciprocal"}, ROUTES)
 
 
-def _through_layer(
-    step: Step, relevance: Tensor, signs: Tensor | None, create_graph: bool
-) -> tuple[Node, Tensor]:
-    (node,) = step.inputs
-    weight = weight_of(step)
-    if signs is not None:
-        weight = _turned(step, weight, signs)
-    box = bounds_of(node)
-    if box is not None:
-        return node, _z_bounded(step, weight, node.value, box, relevance, create_graph)
-    return node, _z_plus(step, weight, node.value, relevance, create_graph)
+def _has_constant_mean(call: Call) -> bool:
+    """Whether an instance norm uses its running statistics."""
+    given = call.args[5] if len(call.args) > 5 else True
+    return call.name == "instance_norm" and not call.kwargs.get("use_input_stats", given)
 
 
-def _z_plus(step: Step, weight: Tensor, x: Tensor, relevance: Tensor, create_graph: bool) -> Tensor:
-    """R_i = sum_j (x_i w_ji)^+ / (sum_i (x_i w_ji)^+) R_j, Eq. 2 of Dombrowski et al."""
-    parts = [(x, _positive(weight))]
-    if bool((x.detach() < 0).any()):
-        # At 0 they have the derivatives of the line above, whatever is beside it in the batch.
-        below, above = torch.where(x < 0, x, 0.0), torch.where(x < 0, 0.0, x)
-        parts = [(above, _positive(weight)), (below, _negative(weight))]
-    return _weighted_shares(step, parts, relevance, create_graph)
+def _whole(node: Node, relevance: Tensor) -> tuple[Node, Tensor]:
+    """All of the relevance, for a value that may have been repeated."""
+    return node, relevance.sum_to_size(node.tensor.shape)
 
 
-def _z_bounded(
-    step: Step, weight: Tensor, x: Tensor, box: Bounds, relevance: Tensor, create_graph: bool
-) -> Tensor:
-    """R_i = sum_j z_ij / (sum_i z_ij) R_j, z_ij = x_i w_ji - l_i w_ji^+ - h_i w_ji^-, Eq. 3.
-
-    As (x_i - l_i) w_ji^+ + (x_i - h_i) w_ji^-: with no negative summand, nothing cancels.
-    """
-    low, high = box
-    parts = [(x - low, _positive(weight)), (x - high, _negative(weight))]
-    return _weighted_shares(step, parts, relevance, create_graph)
+def _table(*entries: tuple[frozenset[str], OperationRule]) -> dict[str, list[OperationRule]]:
+    table: dict[str, list[OperationRule]] = {}
+    for group, rule in entries:
+        for name in group:
+            table.setdefault(name, []).append(rule)
+    return table
 
 
-def _weighted_shares(
-    step: Step,
-    parts: list[tuple[Tensor, Tensor]],
-    relevance: Tensor,
-    create_graph: bool,
-) -> Tensor:
-    """Shares in proportion to z_ij, the sum of x_i w_ij over the parts."""
-    points = [_wide(x) for x, _ in parts]
-    with torch.autocast(relevance.device.type, enabled=False):
-        values = [apply_weight(step, x, w) for x, (_, w) in zip(points, parts, strict=True)]
-    ratio = _divide(relevance, reduce(torch.add, values))
-    slopes = [
-        torch.autograd.grad(z, x, ratio, create_graph=create_graph)[0]
-        for z, x in zip(values, points, strict=True)
-    ]
-    return reduce(torch.add, [x * g for x, g in zip(points, slopes, strict=True)])
-
-
-def _through_average(step: Step, node: Node, relevance: Tensor, create_graph: bool) -> Tensor:
-    """In proportion to the positive parts; where there are none, to the negative ones."""
-    x, box = _wide(node.value), bounds_of(node)
-    if box is not None:
-        x = x - box[0]
-    plus, minus = _positive(x), _negative(x)
-    values = [step.again(plus), step.again(minus)]
-    ratios = _divide_by_either(relevance, *values)
-    slopes = [
-        torch.autograd.grad(z, part, ratio, create_graph=create_graph)[0]
-        for z, part, ratio in zip(values, (plus, minus), ratios, strict=True)
-    ]
-    return plus * slopes[0] + minus * slopes[1]
-
-
-def _through_sum(step: Step, relevance: Tensor) -> Shares:
-    """As in an average, of the two summands."""
-    in_order = first_operand(step) is step.tensors[0]  # unlike sub(other=b, input=a)
-    nodes = step.inputs if in_order else step.inputs[::-1]
-    a, b = (_wide(node.value) for node in nodes)
-    factor = step.kwargs.get("alpha", 1)
-    if step.name in ("__rsub__", "rsub"):
-        a = -factor * a
-    else:
-        b = (factor if "add" in step.name else -factor) * b
-    pluses, minuses = (_positive(a), _positive(b)), (_negative(a), _negative(b))
-    by_plus, by_minus = _divide_by_either(relevance, torch.add(*pluses), torch.add(*minuses))
-    for node, plus, minus in zip(nodes, pluses, minuses, strict=True):
-        share = plus * by_plus + minus * by_minus
-        yield node, share.sum_to_size(node.tensor.shape)
-
-
-def _turned(step: Step, weight: Tensor, signs: Tensor) -> Tensor:
-    """The weight with the sign of each output channel changed."""
-    if not step.name.startswith("conv_transpose"):
-        return weight * signs.view(-1, *[1] * (weight.dim() - 1))
-    groups = len(signs) // weight.shape[1]  # (in, out / groups, ...)
-    by_group = signs.view(groups, 1, -1, *[1] * (weight.dim() - 2))
-    return (weight.unflatten(0, (groups, -1)) * by_group).flatten(0, 1)
-
-
-def _positive(x: Tensor) -> Tensor:
-    return torch.ops.aten.relu(x)
-
-
-def _negative(x: Tensor) -> Tensor:
-    return -torch.ops.aten.relu(-x)
-
-
-def _divide(relevance: Tensor, total: Tensor) -> Tensor:
-    """The ratio; 0 where nothing contributes, and so nothing can take the relevance."""
-    ratio = relevance / torch.where(total.abs() >= _nothing(total), total, torch.inf)
-    return ratio.to(total.dtype)  # parts of a model may run in another precision
-
-
-def _divide_by_either(relevance: Tensor, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
-    """The ratios to the positive total and, where that is 0, to the negative one."""
-    none = plus < _nothing(plus)
-    return _divide(relevance, plus), _divide(torch.where(none, relevance, 0.0), minus)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """What float16 has no room for: ratios to small totals."""
-    return x.float() if x.dtype == torch.float16 else x
-
-
-def _nothing(total: Tensor) -> float:
-    """The total below which nothing contributes: 6e-16 in single precision, 5e-124 in double.
-
-    Softplus leaves a trace of every value that a rectifier makes 0. The derivatives of a ratio
-    divide by the total again: they would overflow where the ratio itself does not yet.
-    """
-    return torch.finfo(total.dtype).tiny ** 0.4
+RULES = _table(
+    (ROUTES, Route()),
+    (LAYERS, Layer()),
+    (frozenset({"batch_norm"}), BatchNorm()),
+    (ELEMENTWISE | SUMS | PRODUCTS | SCALINGS | SCALED_SUMS, PassOn()),
+    (SUMS, Sum()),
+    (PRODUCTS - DIVISIONS, Gated()),
+    (PRODUCTS - DIVISIONS, Product()),
+    (DIVISIONS, Division()),
+    (AVERAGES, Average()),
+    (MATRIX_PRODUCTS, ConstantMatrix()),
+    (MATRIX_PRODUCTS, Product()),
+    (MATRIX_PRODUCTS, Square()),
+    (NORMALISATIONS, Normalisation()),
+    (LENGTHS, Length()),
+    (SOFTMAX, Softmax()),
+)
+"""The rules of each operation; of several the first that applies."""

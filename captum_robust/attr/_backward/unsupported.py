@@ -1,4 +1,4 @@
-"""Which module of a model is running, for error messages."""
+"""Errors that name the module of the model that is running."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import sys
 from torch import nn
 
 
-class Refusal(Exception):
+class Unsupported(Exception):
     """What becomes a TypeError at the end: torch hides one that is raised in an operator."""
 
 
-def refusal(message: str) -> Refusal:
+def unsupported(message: str) -> Unsupported:
     """An error that says ``message`` of the path and kind of the module that is running."""
     running = _running_modules()
     if not running:
-        return Refusal(f"forward_func: {message}")
+        return Unsupported(f"forward_func: {message}")
     module, root = running[0], running[-1]
     path = next((path for path, m in root.named_modules() if m is module), "")
     name = f"{path or 'the model'!r} ({type(module).__name__})"
-    return Refusal(f"forward_func: {name}: {message}")
+    return Unsupported(f"forward_func: {name}: {message}")
 
 
 def _running_modules() -> list[nn.Module]:
