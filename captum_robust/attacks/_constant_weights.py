@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from captum_robust._utils.overwrite import OwnFunction, in_reverse_mode_alone
-from captum_robust.attr._backward.operations import names
 
 
 class constant_weights(TorchFunctionMode):
@@ -81,7 +80,8 @@ _Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, tuple
 
 _CONVOLUTIONS = {
     getattr(torch, name)
-    for name in names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
+    for kind in ("conv", "conv_transpose")
+    for name in (f"{kind}1d", f"{kind}2d", f"{kind}3d")
 }
 _TRANSPOSED = {func for func in _CONVOLUTIONS if "transpose" in func.__name__}
 

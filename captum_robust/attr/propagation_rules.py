@@ -64,8 +64,9 @@ class ZPlusRule(PropagationRule):
     Example:
         >>> import torch
         >>> from captum_robust.attr import ZPlusRule
-        >>> ZPlusRule().ratios(torch.tensor(1.0), torch.tensor(4.0), torch.tensor(-2.0), None)
-        (tensor(0.2500), tensor(0.))
+        >>> ratios = ZPlusRule().ratios(torch.ones(1), torch.tensor([4.0]), None, None)
+        >>> ratios[0]
+        tensor([0.2500])
     """
 
     ignores_negative = True

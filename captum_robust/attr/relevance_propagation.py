@@ -163,8 +163,9 @@ class RelevancePropagation(BackwardAttribution):
             >>> from captum_robust.attr import GammaRule, RelevancePropagation
             >>> layer = torch.nn.Linear(2, 1)
             >>> explain = RelevancePropagation(layer, None, None, rule=GammaRule())
-            >>> explain.conserved_share(explain.attribute(torch.tensor([[1.0, 3.0]])))
-            tensor([1.])
+            >>> share = explain.conserved_share(explain.attribute(torch.tensor([[1.0, 3.0]])))
+            >>> round(share.item(), 5)
+            1.0
         """
         _, tensors = format_inputs(attributions)
         sums = [x.detach().flatten(1).sum(1, dtype=_at_least_single(x)) for x in tensors]
