@@ -18,35 +18,26 @@ from tests.metrics.helpers import (
     tiny,
 )
 
-DATA = pytest.mark.parametrize("make", [many_ties, heavy_tailed, mostly_zero, relevance])
-EXTREME = pytest.mark.parametrize("make", [many_ties, heavy_tailed, relevance, tiny, huge])
+RANKED = [many_ties, heavy_tailed, mostly_zero, relevance]
+EXTREME = [many_ties, heavy_tailed, relevance, tiny, huge]
+DATA = pytest.mark.parametrize("make", RANKED)
 SEEDS = pytest.mark.parametrize("seed", range(4))
 
 
-@DATA
+@pytest.mark.parametrize(
+    ("correlation", "makers", "reference"),
+    [
+        (spearman_correlation, RANKED, scipy.stats.spearmanr),
+        (pearson_correlation, EXTREME, scipy.stats.pearsonr),
+    ],
+)
 @SEEDS
 @pytest.mark.parametrize("shape", [(5, 9, 11), (3, 40), (2, 3, 5, 4)])
-def test_spearman_equals_scipy(make, seed, shape):
-    a, b = make(shape, seed), make(shape, seed + 100)
-    assert_equal_to(
-        lambda x, y: scipy.stats.spearmanr(x.ravel(), y.ravel()).statistic,
-        spearman_correlation(a, b),
-        a,
-        b,
-    )
-
-
-@EXTREME
-@SEEDS
-@pytest.mark.parametrize("shape", [(5, 9, 11), (3, 40), (2, 3, 5, 4)])
-def test_pearson_equals_scipy(make, seed, shape):
-    a, b = make(shape, seed), make(shape, seed + 100)
-    assert_equal_to(
-        lambda x, y: scipy.stats.pearsonr(x.ravel(), y.ravel()).statistic,
-        pearson_correlation(a, b),
-        a,
-        b,
-    )
+def test_correlations_equal_scipy(correlation, makers, reference, seed, shape):
+    for make in makers:
+        a, b = make(shape, seed), make(shape, seed + 100)
+        oracle = lambda x, y: reference(x.ravel(), y.ravel()).statistic  # noqa: E731
+        assert_equal_to(oracle, correlation(a, b), a, b)
 
 
 @DATA
