@@ -1,4 +1,4 @@
-"""What a distribution of perturbations is, whatever it perturbs."""
+"""What a distribution of perturbations is."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Groups:
 
     @classmethod
     def of(cls, points: Points) -> Groups:
-        """Read the groups from the feature mask; numbers that it skips are no groups."""
+        """Read the groups from the feature mask; numbers that it skips are not groups."""
         shapes = tuple(x.shape[1:] for x in points.inputs)
         if points.feature_mask is None:
             return cls(sum(shape.numel() for shape in shapes), None, shapes)

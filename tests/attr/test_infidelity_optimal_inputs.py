@@ -140,8 +140,9 @@ def test_statistics_of_a_model_in_training_mode_stay(distribution):
     shape = (1, 3, 3)
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(9), nn.Linear(9, 3)).double().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    explain = InfidelityOptimal(model, DISTRIBUTIONS[distribution](shape))
-    explain.attribute(normal(2, *shape), target=1, n_samples=6)
+    explain = InfidelityOptimal(lambda x: model(x), DISTRIBUTIONS[distribution](shape))
+    with pytest.warns(UserWarning, match="training mode"):
+        explain.attribute(normal(2, *shape), target=1, n_samples=6)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
 
