@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,12 @@ from captum_robust.metrics._pairs import compare_pairs
 
 
 def structural_similarity(
-    a: Tensor, b: Tensor, *, data_range: float | None = None, win_size: int = 7
+    a: Tensor,
+    b: Tensor,
+    *,
+    data_range: float | None = None,
+    win_size: int = 7,
+    channel_dim: int = 1,
 ) -> Tensor:
     r"""Mean structural similarity index (SSIM) of each pair of maps.
 
@@ -33,6 +36,7 @@ def structural_similarity(
             any two relevance maps the same, since their numbers are near 1 / (H W).) Give 1.0 for
             images in [0, 1].
         win_size: Side of the window in pixels, odd, from 3 to min(H, W).
+        channel_dim: Where C is in maps of four dimensions, -1 for (N, H, W, C).
 
     Returns:
         (N,), at most 1, where equal.
@@ -40,7 +44,8 @@ def structural_similarity(
     Raises:
         TypeError: See :mod:`captum_robust.metrics`.
         ValueError: ``data_range`` is not positive, ``win_size`` is even or does not fit, ``a`` has
-            not 3 or 4 dimensions; or see :mod:`captum_robust.metrics`.
+            not 3 or 4 dimensions, ``channel_dim`` is not one of the last three; or see
+            :mod:`captum_robust.metrics`.
 
     Example:
         >>> import torch
@@ -49,7 +54,14 @@ def structural_similarity(
         >>> structural_similarity(a, 0.5 * a)
         tensor([0.6417])
     """
-    measure = partial(mean_ssim, data_range=data_range, win_size=win_size)
+    if channel_dim not in (-3, -2, -1, 1, 2, 3):
+        raise ValueError(f"channel_dim must be 1, 2, 3, or -1 for the last, got {channel_dim!r}.")
+
+    def measure(x: Tensor, y: Tensor) -> Tensor:
+        if x.ndim == 4:
+            x, y = x.movedim(channel_dim, 1), y.movedim(channel_dim, 1)
+        return mean_ssim(x, y, data_range, win_size)
+
     return compare_pairs(measure, a, b)
 
 

@@ -129,6 +129,16 @@ def test_bad_ssim_arguments_are_named(arguments, match):
         structural_similarity(GOOD, GOOD, **arguments)
 
 
+def test_channels_may_be_last():
+    a, b = heavy_tailed((2, 3, 9, 8), 1), heavy_tailed((2, 3, 9, 8), 2)
+    last = structural_similarity(a.movedim(1, -1), b.movedim(1, -1), channel_dim=-1)
+    torch.testing.assert_close(last, structural_similarity(a, b))
+    maps = a[:, 0], b[:, 0]
+    assert torch.equal(structural_similarity(*maps, channel_dim=-1), structural_similarity(*maps))
+    with pytest.raises(ValueError, match=r"channel_dim must be 1, 2, 3, or -1 .*got 0"):
+        structural_similarity(a, b, channel_dim=0)
+
+
 def test_ssim_needs_pixels():
     with pytest.raises(ValueError, match=r"^a must be maps \(N, H, W\).*got shape \(2, 64\)"):
         structural_similarity(GOOD.flatten(1), GOOD.flatten(1))
