@@ -69,8 +69,12 @@ def _normalise(
         running_mean, running_var = running_mean.clone(), running_var.clone()
     output = func(input, running_mean, running_var, *args, **kwargs)
     if len(input) == 1 and output.requires_grad and input.device.type == "cpu":
-        output.register_hook(Tensor.contiguous)
+        output.register_hook(_contiguous)
     return output
+
+
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()  # None where it is not needed
 
 
 def _off_cpu(stepwise: Callable[..., Any], twice: bool) -> _Substitute:

@@ -33,8 +33,9 @@ _LOST_BY_Z_PLUS = (
 )
 
 _LOST_BY_CONSTANTS = (
-    "It stays with constants in the model (class tokens, what is written over), with biases where "
-    "bias_takes_relevance, and with attention weights unless attention_weights=False."
+    "It stays with constants in the model (class tokens, what is written over), with neurons that "
+    "no input contributes to, with biases where bias_takes_relevance, and with attention weights "
+    "unless attention_weights=False."
 )
 
 
