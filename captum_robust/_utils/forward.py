@@ -73,10 +73,26 @@ def compute_gradients(
             output = explained_output(forward_fn, inputs, target_ind, additional_forward_args)
         if not output.requires_grad:
             raise TypeError(_NO_GRADIENT)
-        gradients = torch.autograd.grad(output.sum(), inputs, create_graph=create_graph)
+        gradients = _used(
+            torch.autograd.grad(output.sum(), inputs, create_graph=create_graph, allow_unused=True)
+        )
         if create_graph:
             return tuple(map(attach_graph, gradients, inputs))
         return gradients
+
+
+def _used(gradients: tuple[Tensor | None, ...]) -> Tensors:
+    """The gradients, if there is one for each input."""
+    if all(g is None for g in gradients):
+        raise TypeError(_NO_GRADIENT)
+    for i, gradient in enumerate(gradients):
+        if gradient is None:
+            raise RuntimeError(
+                f"inputs: input {i} of {len(gradients)} seems to not have been used by "
+                "forward_func, so it has no gradient. Leave it out, or hand it over as "
+                "additional_forward_args."
+            )
+    return tuple(g for g in gradients if g is not None)
 
 
 _NO_GRADIENT = (

@@ -166,9 +166,8 @@ class ModelView:
             beta: Sharpness; None: the true model.
             rows: Which examples they are versions of; None: each of its own.
         """
-        smoothed = (
-            nullcontext if beta is None else partial(softplus_activations, beta, self._constants)
-        )
+        smooth = partial(softplus_activations, model=self._constants)
+        smoothed = nullcontext if beta is None else partial(smooth, beta)
         arguments = self._attribution_arguments(rows)
         if draws_of(self._explanation).from_generator and "generator" not in arguments:
             arguments["generator"] = self._generator

@@ -361,8 +361,8 @@ class Twice(torch.autograd.Function):
 
 
 def test_no_rectifier_at_all():
-    hidden = scripted(network(nn.ReLU))
-    for forward in (lambda x: hidden(x)[:, 0], lambda x: x.tanh().flatten(1).sum(1)):
+    hidden = {"by name": scripted(network(nn.ReLU))}  # else it is found, and refused
+    for forward in (lambda x: hidden["by name"](x)[:, 0], lambda x: x.tanh().flatten(1).sum(1)):
         with pytest.warns(UserWarning, match="met no rectifier"):
             BetaSmoothedGradient(forward, BETA).attribute(images())
     with pytest.warns(UserWarning, match="met no rectifier"):
@@ -386,10 +386,10 @@ def test_rectifiers_that_were_missed_beside_others_that_were_not(forward, name):
 
 
 def test_scripted_code_beside_a_rectifier():
-    hidden = scripted(network(nn.ReLU))
+    hidden = {0: scripted(network(nn.ReLU))}
     for _ in range(3):  # the interpreter of scripted code changes its ways after some calls
         with pytest.warns(UserWarning, match="smooth only in part"):
-            BetaSmoothedGradient(lambda x: hidden(x).relu()[:, 0], BETA).attribute(images())
+            BetaSmoothedGradient(lambda x: hidden[0](x).relu()[:, 0], BETA).attribute(images())
 
 
 @pytest.mark.parametrize(
