@@ -192,6 +192,12 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "attacks/ghorbani.py": "attacks/test_algorithms.py",
     "attacks/random_sign.py": "attacks/test_algorithms.py",
     "attacks/schedules.py": "attacks/test_search.py",
+    "attr/_backward/attribution.py": "attr/_backward/test_tape.py",
+    "attr/_backward/call.py": "attr/_backward/test_tape.py",
+    "attr/_backward/operations.py": "attr/_backward/test_lrp_rules.py",
+    "attr/_backward/rule.py": "attr/_backward/test_tape.py",
+    "attr/_backward/unsupported.py": "attr/_backward/test_lrp.py",
+    "attr/patterns.py": "attr/test_pattern_attribution.py",
     "certificates/counts.py": "certificates/test_sampling.py",
 }
 
