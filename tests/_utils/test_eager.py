@@ -106,7 +106,7 @@ def test_what_is_eager_passes():
         require_eager(forward)
 
 
-@pytest.mark.filterwarnings("ignore:quantized::linear_dynamic")
+@pytest.mark.filterwarnings("ignore:quantized.*linear_dynamic")
 def test_a_quantised_model_has_no_gradient():
     with pytest.raises(TypeError, match=r"its output has no gradient\. The model is quantised"):
         KernelSmoothing(Saliency(made("quantised"))).attribute(torch.rand(2, 4), target=0)
