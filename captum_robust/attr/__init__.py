@@ -7,7 +7,7 @@ These can be differentiated (:func:`differentiable`), so that every attack takes
 gradient                    :class:`captum.attr.Saliency`, :class:`captum.attr.InputXGradient`
 integrated gradients        :class:`captum.attr.IntegratedGradients`
 guided backpropagation      :class:`GuidedBackprop`, also of functional and in-place rectifiers
-LRP                         :class:`RelevancePropagation`, z+ and zB
+LRP                         :class:`RelevancePropagation`, z+ and zB, gamma, epsilon, AttnLRP
 PatternAttribution          :class:`PatternAttribution`, with :func:`learn_patterns`
 SmoothGrad                  :class:`KernelSmoothing` around any of these
 Grad-CAM                    :class:`captum.attr.LayerGradCam`

@@ -136,17 +136,18 @@ def test_a_network_of_softplus_keeps_the_hard_rectifier_of_the_gradient():
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
-def test_the_gradient_is_that_of_finite_differences(name):
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_gradient_is_that_of_finite_differences(name, fast):
     explain = differentiable(BetaSmoothing(GuidedBackprop(SPELLINGS[name]()), 2.0))
     x = points(2).requires_grad_()
-    assert gradcheck(lambda x: explain(x, target=1), x)
-    assert gradgradcheck(lambda x: explain(x, target=1), x)
+    assert gradcheck(lambda x: explain(x, target=1), x, fast_mode=fast)
+    assert gradgradcheck(lambda x: explain(x, target=1), x, fast_mode=fast)
 
 
 @pytest.mark.parametrize("activation", [F.softplus, F.gelu, F.silu, F.elu, F.mish, F.relu])
 def test_finite_differences_on_networks_that_are_not_smoothed(activation):
     explain = differentiable(GuidedBackprop(Network([activation] * 3)))
-    assert gradcheck(lambda x: explain(x, target=1), points(2).requires_grad_())
+    assert gradcheck(lambda x: explain(x, target=1), points(2).requires_grad_(), fast_mode=True)
 
 
 def test_other_rectifiers_are_guided_as_well():

@@ -192,12 +192,13 @@ def test_functional_and_shared_layers():
 
 
 @pytest.mark.parametrize("smoothed", [True, False])
-def test_the_gradient_is_that_of_finite_differences(smoothed):
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_gradient_is_that_of_finite_differences(smoothed, fast):
     model, x = convolutional(), images()
     patterns, start = learn_patterns(model, [x]), images(1, seed=5).requires_grad_()
     explanation = PatternAttribution(model, patterns)
     explain = differentiable(BetaSmoothing(explanation, 3.0) if smoothed else explanation)
-    assert gradcheck(lambda x: explain(x, target=1), start)
+    assert gradcheck(lambda x: explain(x, target=1), start, fast_mode=fast)
 
 
 def test_second_derivatives():
@@ -205,8 +206,8 @@ def test_second_derivatives():
         explanation = PatternAttribution(model, learn_patterns(model, [vectors()]))
         explain = differentiable(explanation if beta is None else BetaSmoothing(explanation, beta))
         x = vectors(2).requires_grad_()
-        assert gradcheck(lambda x, explain=explain: explain(x, target=1), x)
-        assert gradgradcheck(lambda x, explain=explain: explain(x, target=1), x)
+        assert gradcheck(lambda x, explain=explain: explain(x, target=1), x, fast_mode=True)
+        assert gradgradcheck(lambda x, explain=explain: explain(x, target=1), x, fast_mode=True)
 
 
 def test_saved_and_loaded(tmp_path):
@@ -319,8 +320,59 @@ def test_bad_input():
         learn_patterns(model, [])
     with pytest.raises(ValueError, match="inputs has NaN"):
         learn_patterns(model, [vectors() / 0])
-    with pytest.raises(TypeError, match="transposed convolutions"):
-        learn_patterns(nn.ConvTranspose2d(2, 2, 2).double(), [images()])
+
+
+def test_layers_that_cannot_have_a_pattern_are_named():
+    transposed = nn.Sequential(nn.Identity(), nn.ConvTranspose2d(2, 2, 2)).double()
+    with pytest.raises(
+        TypeError, match=r"'1' \(ConvTranspose2d\): transposed convolutions have no"
+    ):
+        learn_patterns(transposed, [images()])
+    model = dense()
+    patterns = learn_patterns(model, [vectors()])
+    nn.utils.parametrizations.weight_norm(model[2])
+    with pytest.raises(TypeError, match=r"'2' \(.*Linear\): the weight of 'linear' is not a param"):
+        learn_patterns(model, [vectors()])
+    first = Patterns({"0.weight": patterns["0.weight"]})
+    with pytest.raises(TypeError, match=r"remove_parametrizations\(module, 'weight'\)"):
+        PatternAttribution(model, first).attribute(vectors(), target=1)
+    nn.utils.parametrize.remove_parametrizations(model[2], "weight")
+    torch.testing.assert_close(learn_patterns(model, [vectors()])["2.weight"], patterns["2.weight"])
+
+
+def masked(y):
+    y = y * 1
+    y[y < 0] = 0
+    return y
+
+
+RECTIFIERS_SPELLED_OUT = {
+    "maximum": lambda y: torch.maximum(y, torch.zeros_like(y)),
+    "where": lambda y: torch.where(y > 0, y, torch.zeros_like(y)),
+    "where with a number": lambda y: torch.where(y > 0, y, 0.0),
+    "times a mask": lambda y: y * (y > 0),
+    "masked_fill": lambda y: y.masked_fill(y < 0, 0.0),
+    "written over": masked,
+}
+
+
+@pytest.mark.parametrize("name", RECTIFIERS_SPELLED_OUT)
+def test_rectifiers_that_are_spelled_out(name):
+    class Model(nn.Module):
+        def __init__(self, activation):
+            super().__init__()
+            self.network, self.activation = dense(), activation
+
+        def forward(self, x):
+            return self.network[2](self.activation(self.network[0](x)))
+
+    got, want = (
+        learn_patterns(Model(f), [vectors()]) for f in (RECTIFIERS_SPELLED_OUT[name], F.relu)
+    )
+    for key in want:
+        torch.testing.assert_close(got[key], want[key])
+    everywhere = learn_patterns(Model(torch.tanh), [vectors()])
+    assert not torch.allclose(everywhere["network.0.weight"], want["network.0.weight"])
 
 
 class Attends(nn.Module):
