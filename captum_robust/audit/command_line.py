@@ -1,0 +1,245 @@
+"""The command line: ``captum-robust audit``, ``demo`` and ``compare``.
+
+It stands on argparse of the standard library: three commands with plain options need no more, and
+an audit should not fail to install for a parser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from captum_robust import __version__, outputs, zoo
+from captum_robust.audit.comparison import compare
+from captum_robust.audit.report import AuditReport
+from captum_robust.audit.run import audit
+from captum_robust.audit.settings import BUDGETS
+from captum_robust.audit.sources import Normalized, UsageError, image_folder, load_model, table
+
+_WRONG_CALL, _TOO_MUCH_LOST = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0, 1 where ``compare`` finds too large a loss, 2 after a wrong call."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"captum-robust: {message}\n")
+        return _WRONG_CALL
+    except KeyboardInterrupt:
+        sys.stderr.write("captum-robust: stopped. With --resume FOLDER it goes on from there.\n")
+        return 130
+
+
+def _audit(options: argparse.Namespace) -> int:
+    _check_target(options.out)
+    device = _device(options.device)
+    model = load_model(options.model, options.checkpoint)
+    if (options.mean is None) != (options.std is None):
+        raise UsageError("--mean and --std belong together: give both or neither.")
+    if options.mean is not None:
+        model = Normalized(model, options.mean, options.std)
+    model = model.eval().to(device)
+    names: list[str] | None = None
+    if options.images is not None:
+        data, _ = image_folder(options.images, options.size, options.channels)
+    else:
+        if options.target is None:
+            raise UsageError("--target: name the column of the table that is predicted.")
+        data, names = table(options.table, options.target)
+    if options.limit is not None:
+        data = Subset(data, range(min(options.limit, len(data))))  # type: ignore[arg-type]
+    loader = DataLoader(data, batch_size=options.batch_size)
+    _check_fit(model, loader, device)
+    report = audit(
+        model, None, loader, eps=options.eps, k=options.k, output=_output(options),
+        input_range=(0.0, 1.0) if options.images is not None else None,
+        budget="quick" if options.quick else options.budget, certify=not options.no_certificates,
+        seed=options.seed, folder=options.resume, feature_names=names,
+        show_progress=not options.quiet,
+    )  # fmt: skip
+    return _finish(report, options)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    _check_target(options.out)
+    images, labels = zoo.fashion_mnist_sample(options.examples)
+    loader = [(images, labels)]
+    report = audit(
+        zoo.fashion_mnist_cnn(), None, loader, eps=0.05, budget="quick",
+        show_progress=not options.quiet,
+    )  # fmt: skip
+    return _finish(report, options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    found = compare(AuditReport.from_json(options.before), AuditReport.from_json(options.after))
+    sys.stdout.write("\n".join(found.lines()) + "\n")
+    return _TOO_MUCH_LOST if found.worst_loss() > options.tolerance else 0
+
+
+def _finish(report: AuditReport, options: argparse.Namespace) -> int:
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0  # one of the processes writes the report
+    report.to_html(options.out, title=options.title)
+    if options.json is not None:
+        report.to_json(options.json)
+    for sentence in report.summary():
+        sys.stdout.write(sentence + "\n")
+    sys.stdout.write(f"The report: {options.out}\n")
+    return 0
+
+
+def _check_target(out: str) -> None:
+    """Refuse now what could not be written in the end."""
+    folder = Path(out).resolve().parent
+    if not folder.is_dir():
+        raise UsageError(f"--out: there is no folder {folder}.")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--out: the folder {folder} cannot be written to.")
+
+
+def _check_fit(model: torch.nn.Module, loader: Any, device: torch.device) -> None:
+    """Run the model once, so that inputs of a wrong shape are one line."""
+    batch = next(iter(loader))
+    inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
+    try:
+        with torch.no_grad():
+            model(inputs[:1].to(device))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()
+        raise UsageError(
+            f"the model cannot take inputs of shape {tuple(inputs[:1].shape)}: "
+            f"{first[0] if first else type(error).__name__}. For images see --size, --channels."
+        ) from None
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _output(options: argparse.Namespace) -> outputs.Outputs | None:
+    kinds = {"binary": outputs.Binary, "multilabel": outputs.MultiLabel}
+    if options.output == "regression":
+        if options.tolerance is None:
+            raise UsageError("--tolerance: how far may a predicted value move? Give a number.")
+        return outputs.Regression(options.tolerance)
+    return kinds[options.output]() if options.output in kinds else None
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number such as 0.03 or 8/255"
+        ) from None
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(Fraction(part)) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0.5,0.5,0.5") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="captum-robust", description="Can the explanations of a model be trusted?"
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--out", default="audit.html", help="the report (audit.html)")
+    shared.add_argument("--json", help="also write the numbers, for compare")
+    shared.add_argument("--title", default="Audit of explanations", help="heading of the report")
+    shared.add_argument("--quiet", action="store_true", help="show no progress")
+
+    demo = commands.add_parser(
+        "demo", parents=[shared], help="audit a small network that travels with the package"
+    )
+    demo.add_argument("--examples", type=_count, default=8, help="number of images (8)")
+    demo.set_defaults(command=_demo)
+
+    own = commands.add_parser("audit", parents=[shared], help="audit a model of yours")
+    own.set_defaults(command=_audit)
+    _model_options(own)
+    _work_options(own)
+
+    two = commands.add_parser("compare", help="put two audits beside each other")
+    two.add_argument("before", help="JSON of the first audit")
+    two.add_argument("after", help="JSON of the second audit")
+    two.add_argument(
+        "--tolerance", type=float, default=0.05,
+        help="exit with 1 where an explanation keeps less than before by more than this (0.05)",
+    )  # fmt: skip
+    two.set_defaults(command=_compare)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", required=True, help="MODULE:FUNCTION, torchvision:NAME or timm:NAME"
+    )
+    model.add_argument("--checkpoint", help="weights: safetensors, or a state dict of torch.save")
+    model.add_argument(
+        "--mean", type=_numbers, help="mean of the normalisation, such as 0.5,0.5,0.5"
+    )
+    model.add_argument("--std", type=_numbers, help="standard deviation of the normalisation")
+    model.add_argument(
+        "--output", choices=["classes", "binary", "multilabel", "regression"], default="classes",
+        help="what the outputs mean (classes)",
+    )  # fmt: skip
+    model.add_argument("--tolerance", type=_fraction, help="for regression: allowed change")
+    data = parser.add_argument_group("data")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", metavar="FOLDER", help="images, or a folder for each class")
+    source.add_argument("--table", metavar="CSV", help="rows of numbers with a line of names")
+    data.add_argument("--target", metavar="COLUMN", help="what the table's model predicts")
+    data.add_argument("--size", type=_count, default=224, help="images are cut to this size (224)")
+    data.add_argument("--channels", type=int, choices=[1, 3], default=3, help="grey or colour (3)")
+    data.add_argument("--limit", type=_count, help="number of examples (all)")
+
+
+def _work_options(parser: argparse.ArgumentParser) -> None:
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--eps", type=_fraction, required=True, help="largest change of an input, such as 8/255"
+    )
+    work.add_argument("--k", type=_count, help="how many most relevant features are compared")
+    work.add_argument("--budget", choices=list(BUDGETS), default="standard", help="how much work")
+    work.add_argument("--quick", action="store_true", help="the same as --budget quick")
+    work.add_argument("--no-certificates", action="store_true", help="leave certificates out")
+    work.add_argument("--batch-size", type=_count, default=8, help="examples at once (8)")
+    work.add_argument("--device", help="cpu, cuda, cuda:1, mps (a GPU where there is one)")
+    work.add_argument("--seed", type=int, default=0, help="of all randomness (0)")
+    work.add_argument(
+        "--resume", metavar="FOLDER", help="keep finished batches here, and go on from them"
+    )

@@ -1,0 +1,108 @@
+"""The loop over a loader: batches shared by processes, resumed, halved where memory ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_robust.audit.store import BatchResult, BatchStore
+
+Measure = Callable[[Tensor, "Tensor | None", int], BatchResult]
+"""From inputs, labels and the number of the first example to what was measured."""
+
+
+class Processes:
+    """This process among those that share an audit, through accelerate where it was launched."""
+
+    def __init__(self) -> None:
+        self._state: Any = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            self._state = PartialState()
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return 0 if self._state is None else self._state.process_index
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return 1 if self._state is None else self._state.num_processes
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device that accelerate gives to this process; None: the model's own."""
+        return None if self._state is None else self._state.device
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+
+def run(
+    measure: Measure,
+    loader: Iterable[Any],
+    store: BatchStore,
+    processes: Processes,
+    *,
+    show_progress: bool = True,
+) -> None:
+    """Measure every batch that the store does not have.
+
+    The batches are dealt out to the processes in turn. They are read in order by each, so the
+    loader must give the same batches every time: no shuffling.
+
+    Raises:
+        ValueError: The loader yields nothing.
+    """
+    first, number = 0, -1
+    total = len(loader) if isinstance(loader, Sized) else None
+    is_shown = show_progress and processes.rank == 0
+    with tqdm(loader, total=total, desc="audit", unit="batch", disable=not is_shown) as bar:
+        for number, batch in enumerate(bar):
+            inputs, labels = unpack(batch)
+            if number % processes.count == processes.rank and not store.has(number):
+                store.save(number, _measured(measure, inputs, labels, first))
+            first += len(inputs)
+    if number < 0:
+        raise ValueError("loader yields nothing. Check its data set and drop_last.")
+    processes.wait()
+
+
+def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Inputs and labels of what a loader yields.
+
+    Raises:
+        TypeError: It yields neither a tensor nor a list that begins with one.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Sequence) and batch and isinstance(batch[0], Tensor):
+        labels = batch[1] if len(batch) > 1 and isinstance(batch[1], Tensor) else None
+        return batch[0], labels
+    raise TypeError(
+        f"loader must yield tensors or (inputs, labels), got {type(batch).__name__}. Wrap the "
+        "data set so that it gives these."
+    )
+
+
+def _measured(measure: Measure, inputs: Tensor, labels: Tensor | None, first: int) -> BatchResult:
+    """What is measured of a batch, in two halves where the device has no memory for the whole."""
+    try:
+        return measure(inputs, labels, first)
+    except torch.cuda.OutOfMemoryError:
+        if len(inputs) == 1:
+            raise
+    half = len(inputs) // 2
+    result = _measured(measure, inputs[:half], None if labels is None else labels[:half], first)
+    rest = None if labels is None else labels[half:]
+    result.extend(_measured(measure, inputs[half:], rest, first + half))
+    return result

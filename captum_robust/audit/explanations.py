@@ -1,0 +1,106 @@
+"""Which explanations are audited, by name, and which ones a model does not admit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from captum.attr import Attribution, IntegratedGradients, Saliency
+from torch import Tensor, nn
+
+from captum_robust._utils.attributions import attribute_detached, same_draws
+from captum_robust.attr import (
+    BetaSmoothedGradient,
+    GuidedBackprop,
+    KernelSmoothing,
+    RelevancePropagation,
+)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """An explanation with the arguments that it is called with."""
+
+    attribution: Attribution
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, inputs: Tensor, target: Tensor | None, seed: int = 0) -> Tensor:
+        """Attributions of the shape of ``inputs``, without a graph; what it draws is seeded."""
+        with same_draws(self.attribution, seed, inputs.device, dict(self.arguments)) as arguments:
+            found = attribute_detached(self.attribution, inputs, target=target, **arguments)
+        return found[0] if isinstance(found, tuple) else found
+
+
+def default_explanations(
+    model: nn.Module, input_range: tuple[Any, Any] | None
+) -> dict[str, Explained]:
+    """The usual explanations of a differentiable model."""
+    low, high = (None, None) if input_range is None else input_range
+    smooth = {"n_samples": 6, "radius": 0.1}
+    return {
+        "gradient": Explained(Saliency(model)),
+        "integrated gradients": Explained(IntegratedGradients(model), {"n_steps": 8}),
+        "LRP": Explained(RelevancePropagation(model, low, high)),
+        "guided backpropagation": Explained(GuidedBackprop(model)),
+        "SmoothGrad": Explained(KernelSmoothing(Saliency(model)), smooth),
+        "beta-smoothed gradient": Explained(BetaSmoothedGradient(model, beta=1.0)),
+    }
+
+
+def named_explanations(
+    explanations: Mapping[str, Any] | None,
+    model: nn.Module,
+    input_range: tuple[Any, Any] | None,
+) -> dict[str, Explained]:
+    """What the caller asked for: an ``Attribution``, or a pair of it and its arguments, by name.
+
+    Raises:
+        TypeError: A value is neither.
+        ValueError: There is none.
+    """
+    if explanations is None:
+        return default_explanations(model, input_range)
+    if not isinstance(explanations, Mapping):
+        raise TypeError(
+            "explanations must be a dictionary of names and captum attributions, such as "
+            f"{{'gradient': Saliency(model)}}, got {type(explanations).__name__}."
+        )
+    if not explanations:
+        raise ValueError("explanations is empty. Name one at least, or pass None for the usual.")
+    return {str(name): _explained(name, value) for name, value in explanations.items()}
+
+
+def admitted(
+    explanations: Mapping[str, Explained], inputs: Tensor, target: Tensor | None
+) -> tuple[dict[str, Explained], dict[str, str]]:
+    """The explanations that explain a first example, and why the others do not."""
+    found, refused = {}, {}
+    first = None if target is None else target[:1]
+    for name, explained in explanations.items():
+        try:
+            attributions = explained(inputs[:1], first)
+        except (TypeError, ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+            refused[name] = f"{type(error).__name__}: {error}"
+            continue
+        if attributions.shape != inputs[:1].shape and attributions.dim() != inputs.dim():
+            refused[name] = (
+                f"gives shape {tuple(attributions.shape)} for inputs of shape "
+                f"{tuple(inputs[:1].shape)}, so no relevance map of the inputs."
+            )
+        elif not bool(torch.isfinite(attributions).all()):
+            refused[name] = "gives NaN or Inf for the first example."
+        else:
+            found[name] = explained
+    return found, refused
+
+
+def _explained(name: Any, value: Any) -> Explained:
+    attribution, arguments = value if isinstance(value, tuple) and len(value) == 2 else (value, {})
+    if not isinstance(attribution, Attribution) or not isinstance(arguments, Mapping):
+        raise TypeError(
+            f"explanations: {name!r} must be a captum Attribution, or a pair of one and its "
+            f"arguments, got {type(value).__name__}. Wrap the model: Saliency(model)."
+        )
+    return Explained(attribution, dict(arguments))

@@ -1,0 +1,166 @@
+"""Pictures for a report: examples as PNG, curves as points of an SVG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+
+from captum_robust.audit.report import AuditReport, Example, ExplanationSummary
+
+Array = npt.NDArray[np.float32]
+
+WIDTH, HEIGHT, MARGIN = 320.0, 200.0, 40.0
+"""Of a curve, in units of its SVG."""
+
+_BARS_AT_MOST = 30
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with the words that belong to it.
+
+    Attributes:
+        source: A PNG as a data URI.
+        caption: What to see.
+    """
+
+    source: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A feature of a table row, before and after the attack; lengths are percentages."""
+
+    feature: str
+    before: float
+    after: float
+    change: float
+
+
+def pictures_of(example: Example, title: str) -> list[Picture]:
+    """Image, explanation before and after, and the change amplified; empty where there is no image.
+
+    A volume is shown by its middle slice.
+    """
+    if example.before.ndim < 2:
+        return []
+    change = example.moved - example.input
+    largest = float(np.abs(change).max())
+    gain = 0.5 / largest if largest > 0 else 1.0
+    shown = [
+        (_rgb(example.input), None, "input"),
+        (_slice(example.before), "inferno", "explanation"),
+        (_slice(example.after), "inferno", "explanation after the attack"),
+        (_rgb(0.5 + gain * change), None, f"change, times {gain:.0f}"),
+    ]
+    return [Picture(_png(values, cmap), f"{title}: {name}") for values, cmap, name in shown]
+
+
+def bars_of(example: Example, names: Sequence[str] | None) -> list[Bar]:
+    """The most relevant features of a row; empty where the explanation is not one of a row."""
+    if example.before.ndim != 1:
+        return []
+    n = len(example.before)
+    labels = (
+        list(names) if names is not None and len(names) == n else [f"feature {i}" for i in range(n)]
+    )
+    both = np.maximum(example.before, example.after)
+    largest = max(float(both.max()), 1e-12)
+    change = (example.moved - example.input).reshape(-1, n).sum(0)
+    return [
+        Bar(labels[i], 100 * float(example.before[i]) / largest,
+            100 * float(example.after[i]) / largest, float(change[i]))
+        for i in np.argsort(-both)[:_BARS_AT_MOST]
+    ]  # fmt: skip
+
+
+def curve_points(
+    summary: ExplanationSummary, settings: Any, n_inputs: int
+) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Points of each curve: place in the SVG, size of the change and share of the top k."""
+    eps = _largest(settings["eps"])
+    found: dict[str, list[tuple[float, float]]] = {
+        kind: [(0.0, 1.0), *((f * eps, value.mean) for f, value in summary.left(kind))]
+        for kind in ("attack", "noise")
+    }
+    certified = [
+        # Every change of at most r / sqrt(d) in each of d inputs has a Euclidean norm of at most r.
+        (radius / math.sqrt(n_inputs), summary.values[f"certified/{radius}"].mean)
+        for radius in settings["certified_radii"]
+        if f"certified/{radius}" in summary.values
+    ]
+    if certified:
+        found["certified"] = certified
+    return {
+        kind: [(*_place(x / eps, y), x, y) for x, y in points if x <= eps * (1 + 1e-9)]
+        for kind, points in found.items()
+    }
+
+
+def curves(report: AuditReport) -> Figure:
+    """What is left under attack against the size of the change, a line for each explanation."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    eps = _largest(report.settings["eps"])
+    for name, found in report.explanations.items():
+        points = [(0.0, 1.0), *((f * eps, value.mean) for f, value in found.left())]
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(
+        xlabel="largest change of an input", ylabel=f"share of the top {report.settings['k']} left",
+        ylim=(0, 1.02), title="What an attack leaves of each explanation",
+    )  # fmt: skip
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _place(x: float, y: float) -> tuple[float, float]:
+    across, up = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
+    return round(MARGIN + x * across, 1), round(HEIGHT - MARGIN - y * up, 1)
+
+
+def _largest(eps: Any) -> float:
+    return float(np.max(eps))
+
+
+def _slice(values: Array) -> Array:
+    """Two dimensions of a map: the middle of those before."""
+    while values.ndim > 2:
+        values = values[len(values) // 2]
+    return values
+
+
+def _rgb(values: Array) -> Array:
+    """(C, H, W), or a volume's middle slice, as (H, W, 3) between 0 and 1."""
+    while values.ndim > 3:
+        values = values[:, values.shape[1] // 2]
+    if values.ndim == 2:
+        values = values[None]
+    if values.shape[0] not in (1, 3):
+        values = values.mean(0, keepdims=True)
+    low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
+    shares = (values - low) / (high - low)
+    return np.broadcast_to(shares, (3, *shares.shape[1:])).transpose(1, 2, 0)
+
+
+def _png(values: Array, cmap: str | None) -> str:
+    buffer = io.BytesIO()
+    limits: dict[str, Any] = {}
+    if cmap is not None:
+        limits = {"cmap": cmap, "vmin": 0.0, "vmax": max(1e-12, _bright(values))}
+    imsave(buffer, np.ascontiguousarray(values, dtype=np.float64), format="png", **limits)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _bright(values: Array) -> float:
+    """What is drawn brightest: a few outliers would leave the rest dark."""
+    return float(np.quantile(values, 0.98))

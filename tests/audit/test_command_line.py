@@ -1,0 +1,170 @@
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imsave
+
+from captum_robust.audit import command_line
+from captum_robust.audit.settings import BUDGETS, Budget
+
+TINY = Budget(evaluations=4, copies=20, perturbations=5, neighbours=2, flips=3)
+
+MODEL = (
+    "import torch\n"
+    "from torch import nn\n"
+    "def images():\n"
+    "    torch.manual_seed(0)\n"
+    "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))\n"
+    "def rows():\n"
+    "    torch.manual_seed(0)\n"
+    "    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+    "def one():\n"
+    "    torch.manual_seed(0)\n"
+    "    return nn.Linear(2, 1)\n"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where a user runs the command: a module, photographs in classes, a table."""
+    (tmp_path / "users_own_models.py").write_text(MODEL)
+    generator = np.random.default_rng(0)
+    for name in ("<b>cat", "dog & co"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(2):
+            imsave(tmp_path / "photos" / name / f"<i>{i}.png", generator.random((9, 9, 3)))
+    rows = "\n".join(f"{a:.3f},{b:.3f},{int(a > b)}" for a, b in generator.random((4, 2)))
+    (tmp_path / "table.csv").write_text(f"age,income,good\n{rows}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(BUDGETS, "quick", TINY)
+    yield tmp_path
+    sys.modules.pop("users_own_models", None)
+
+
+IMAGES = ["audit", "--model", "users_own_models:images", "--images", "photos", "--size", "8",
+          "--eps", "8/255", "--quick", "--quiet", "--no-certificates"]  # fmt: skip
+TABLE = ["audit", "--model", "users_own_models:rows", "--table", "table.csv", "--target", "good",
+         "--eps", "0.1", "--quick", "--quiet", "--no-certificates"]  # fmt: skip
+
+
+def test_images_whose_names_are_full_of_markup(folder, capsys):
+    arguments = [*IMAGES, "--json", "a.json", "--out", "a.html", "--mean", "0.5,0.5,0.5"]
+    assert command_line.main([*arguments, "--std", "1/2,1/2,1/2", "--limit", "3"]) == 0
+    known = json.loads((folder / "a.json").read_text())
+    assert known["n_examples"] == 3
+    assert known["settings"]["eps"] == pytest.approx(8 / 255)
+    assert "<i>" not in (folder / "a.html").read_text().split("</style>")[1]
+    assert "The report: a.html" in capsys.readouterr().out
+
+
+def test_a_table_keeps_the_names_of_its_columns(folder):
+    assert command_line.main([*TABLE, "--out", "a.html"]) == 0
+    text = (folder / "a.html").read_text()
+    assert ">income<" in text
+
+
+def test_a_run_is_resumed(folder):
+    for _ in range(2):
+        assert command_line.main([*TABLE, "--resume", "parts", "--out", "a.html"]) == 0
+    assert list((folder / "parts").glob("batch-*"))
+
+
+def test_compare_exits_with_one_past_the_tolerance(folder, report, capsys):
+    report.to_json("a.json")
+    known = json.loads((folder / "a.json").read_text())
+    known["explanations"]["gradient"]["values"]["attack/1.0/top_k"]["mean"] -= 0.2
+    (folder / "b.json").write_text(json.dumps(known))
+    assert command_line.main(["compare", "a.json", "b.json"]) == 1
+    assert command_line.main(["compare", "b.json", "a.json"]) == 0
+    assert command_line.main(["compare", "a.json", "b.json", "--tolerance", "0.3"]) == 0
+    assert "-0.200" in capsys.readouterr().out
+
+
+def changed(arguments, **changes):
+    """The call with other values, or without an option where the value is None."""
+    result = list(arguments)
+    for name, value in changes.items():
+        option = "--" + name.replace("_", "-")
+        if option in result:
+            at = result.index(option)
+            del result[at : at + 2]
+        if value is not None:
+            result += [option, value]
+    return result
+
+
+WRONG = {
+    "a module that is not there": changed(IMAGES, model="no_such_module:make"),
+    "a function that is not there": changed(IMAGES, model="users_own_models:nothing"),
+    "a name without a colon": changed(IMAGES, model="resnet18"),
+    "a network that is not there": changed(IMAGES, model="torchvision:resnet1"),
+    "a folder that is not there": changed(IMAGES, images="pictures"),
+    "a folder without images": changed(IMAGES, images="empty"),
+    "another size": changed(IMAGES, size="20"),
+    "another number of channels": changed(IMAGES, channels="1"),
+    "a device that is not there": changed(IMAGES, device="cuda:77"),
+    "a device that does not exist": changed(IMAGES, device="abacus"),
+    "no checkpoint": changed(IMAGES, checkpoint="missing.pt"),
+    "a damaged checkpoint": changed(IMAGES, checkpoint="table.csv"),
+    "a folder that cannot hold the report": changed(IMAGES, out="nowhere/a.html"),
+    "a mean alone": changed(IMAGES, mean="0.5"),
+    "a table that is not there": changed(TABLE, table="missing.csv"),
+    "no target": changed(TABLE, target=None),
+    "a target that is no column": changed(TABLE, target="bad"),
+    "too large a k": changed(TABLE, k="3"),
+    "one output": changed(TABLE, model="users_own_models:one"),
+    "regression without a tolerance": changed(TABLE, output="regression"),
+    "a resumed folder of another audit": changed(TABLE, resume="other"),
+    "a report of another kind": ["compare", "table.csv", "table.csv"],
+    "a report that is not there": ["compare", "missing.json", "missing.json"],
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_call_is_one_line_and_leaves_nothing(folder, what, capsys):
+    (folder / "empty").mkdir()
+    (folder / "other").mkdir()
+    (folder / "other" / "settings.json").write_text("{}")
+    before = sorted(folder.iterdir())
+    assert command_line.main(WRONG[what]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("captum-robust: ")
+    assert captured.err.count("\n") == 1
+    assert [p for p in sorted(folder.iterdir()) if p.name != "__pycache__"] == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["audit"], ["unknown"], changed(IMAGES, eps="a little"), changed(IMAGES, eps="-1"),
+        changed(IMAGES, eps="1/0"), changed(IMAGES, budget="endless"), changed(IMAGES, size="0"),
+        changed(IMAGES, mean="a,b"), [*IMAGES, "--table", "table.csv"],
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_be_read(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(arguments)
+    assert stopped.value.code == 2
+    assert "captum-robust" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only(folder):
+    (folder / "locked").mkdir(mode=0o500)
+    assert command_line.main(changed(TABLE, out="locked/a.html")) == 2
+
+
+def test_a_full_disk_leaves_the_old_report(folder, monkeypatch):
+    (folder / "a.html").write_text("old")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    assert command_line.main(changed(TABLE, out="a.html")) == 2
+    monkeypatch.undo()
+    assert (folder / "a.html").read_text() == "old"

@@ -1,0 +1,76 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from captum_robust.audit import AuditReport, Verdict
+from captum_robust.audit.report import SCHEMA, write_text
+
+KEYS = {
+    "schema", "settings", "circumstances", "n_examples", "accuracy", "explanations", "refused",
+    "agreement", "rules", "rows",
+}  # fmt: skip
+EXPLANATION = {
+    "verdict", "reason", "values", "failed", "indicators", "errors", "randomized", "examples",
+}  # fmt: skip
+
+
+def test_the_schema_changes_only_with_its_version(report, tmp_path):
+    report.to_json(tmp_path / "a.json")
+    known = json.loads((tmp_path / "a.json").read_text())
+    assert known["schema"] == SCHEMA == "captum_robust.audit/1"
+    assert set(known) == KEYS
+    assert set(known["explanations"]["gradient"]) == EXPLANATION
+    assert set(known["explanations"]["gradient"]["values"]["sensitivity"]) == {
+        "mean", "low", "high", "n",
+    }  # fmt: skip
+
+
+def test_json_comes_back(report, tmp_path):
+    report.to_json(tmp_path / "a.json")
+    known = AuditReport.from_json(tmp_path / "a.json")
+    assert (
+        known.as_json()["explanations"]["gradient"]["values"]
+        == (report.as_json()["explanations"]["gradient"]["values"])
+    )
+    assert known.summary() == report.summary()
+    assert known.rules == report.rules
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "captum_robust.audit/0"}', "\xff"])
+def test_what_is_not_a_report_is_refused(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="is not"):
+        AuditReport.from_json(path)
+
+
+def test_a_table_has_a_row_for_each_explanation(report):
+    table = report.table()
+    rows = table.to_dict("records") if hasattr(table, "to_dict") else table
+    (row,) = rows
+    assert row["explanation"] == "gradient"
+    assert row["attacked"] == report.explanations["gradient"].left()[-1][1].mean
+
+
+def test_a_summary_names_every_explanation_once(report):
+    found = report.explanations["gradient"]
+    verdicts = dict(zip("abc", Verdict, strict=True))
+    several = replace(
+        report, explanations={n: replace(found, verdict=v) for n, v in verdicts.items()}
+    )
+    text = several.summary()
+    assert len(text) == 3
+    assert all(text_of.count("1 of 3") == 1 for text_of in text)
+    assert replace(report, explanations={}).summary() == ["No explanation could be measured."]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "no folder" / "a.html", "text")
+    path = tmp_path / "a.html"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.html"]

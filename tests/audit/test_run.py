@@ -1,0 +1,157 @@
+import copy
+
+import pytest
+import torch
+from captum.attr import NoiseTunnel, Saliency
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from captum_robust import audit, outputs
+
+
+def plain(report):
+    """The report without what a repetition may do differently."""
+    return {key: value for key, value in report.as_json().items() if key != "circumstances"}
+
+
+def test_a_report_has_a_row_for_each_example(report):
+    assert report.n_examples == 5
+    assert [row["index"] for row in report.rows] == list(range(5))
+    found = report.explanations["gradient"]
+    for measure in ("top_k", "rank", "ssim"):
+        for kind in ("attack", "noise"):
+            assert f"{kind}/1.0/{measure}" in found.values
+    for name in ("infidelity", "flipping", "flipping_random", "sensitivity", "certified/0.1"):
+        assert found.values[name].n == 5
+    assert found.left()[-1][1].mean < found.left("noise")[-1][1].mean
+
+
+def test_equal_seeds_give_equal_reports_and_others_do_not(report, run):
+    assert plain(run()) == plain(report)
+    assert plain(run(seed=1)) != plain(report)
+
+
+def test_a_killed_audit_goes_on_where_it_was(report, run, tiny_batches, tmp_path):
+    class Killed(Exception):
+        pass
+
+    class Loader:
+        """Gives its batches, and is killed after the first one of the loop."""
+
+        reads = 0
+
+        def __iter__(self):
+            self.reads += 1
+            for number, batch in enumerate(tiny_batches()):
+                if self.reads == 2 and number == 1:
+                    raise Killed
+                yield batch
+
+    loader = Loader()
+    with pytest.raises(Killed):
+        run(batches=loader, folder=tmp_path)
+    assert len(list(tmp_path.glob("batch-*"))) == 1
+    assert plain(run(batches=loader, folder=tmp_path)) == plain(report)
+
+
+def test_the_model_the_inputs_and_the_global_state_are_as_before(run, tiny_model, tiny_batches):
+    model, batches = tiny_model().train(), tiny_batches()
+    model[0].eval()
+    weights = copy.deepcopy(model.state_dict())
+    inputs = [batch[0].clone() for batch in batches]
+    before = torch.get_rng_state()
+    run(model, {"noise": (NoiseTunnel(Saliency(model)), {"nt_samples": 2})}, batches, certify=False)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(w, weights[name]) for name, w in model.state_dict().items())
+    assert [m.training for m in model] == [False, True, True, True, True, True]
+    assert all(torch.equal(a, b[0]) for a, b in zip(inputs, batches, strict=True))
+
+
+def test_an_explanation_that_fails_on_one_example_is_reported_for_it(run, tiny_model):
+    model = tiny_model()
+
+    def fragile(x):
+        if bool((x > 0.9999).any()):
+            raise ValueError("too bright")
+        return model(x)
+
+    images = torch.full((3, 1, 8, 8), 0.5)
+    images += 0.01 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    images[1, 0, 0, 0] = 1.0
+    found = run(
+        model, {"gradient": Saliency(model), "fragile": Saliency(fragile)}, [images], certify=False,
+        eps=0.001,
+    ).explanations  # fmt: skip
+    assert dict(found["fragile"].errors) == {"ValueError: too bright": 1}
+    assert found["gradient"].values["sensitivity"].n == 3
+
+
+def test_tables_one_logit_and_a_column_that_must_not_move(run):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    rows = 2 * torch.randn(6, 6)
+    eps = torch.tensor([0.3, 0.3, 0.3, 0.3, 0.3, 0.0])
+    names = [f"column {i}" for i in range(6)]
+    report = run(
+        model, {"gradient": Saliency(model)}, [rows], eps=eps, k=2, input_range=None,
+        output=outputs.Binary(), feature_names=names, certify=False,
+    )  # fmt: skip
+    for example in report.explanations["gradient"].examples:
+        assert example.moved[5] == example.input[5]
+    assert "column 3" in report.settings["feature_names"]
+
+
+def test_labels_give_accuracy_and_can_be_explained(run, tiny_model, tiny_batches):
+    model = tiny_model()
+    right = torch.cat([(model(x).argmax(1) == y) for x, y in tiny_batches()]).float().mean()
+    assert run(certify=False).accuracy.mean == pytest.approx(right.item())
+    predicted, labelled = run(certify=False), run(certify=False, labels=True)
+    assert predicted.rows != labelled.rows
+
+
+class Generator:
+    """An iterator, which can be read once."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": torch.relu}, TypeError, "model must be a torch.nn.Module"),
+        ({"loader": torch.zeros(2)}, TypeError, "loader is a tensor"),
+        ({"loader": Generator()}, TypeError, "loader must be read more than once"),
+        ({"loader": []}, ValueError, "loader yields nothing"),
+        ({"loader": [{"pixels": 1}]}, TypeError, "loader must yield tensors"),
+        ({"loader": [torch.zeros(2, 1, 8, 8).long()]}, ValueError, "floating-point"),
+        ({"eps": -1.0}, ValueError, "eps must be positive"),
+        ({"budget": "huge"}, ValueError, "budget must be one of"),
+        ({"k": 0}, ValueError, "k must be at least 1"),
+        ({"explanations": {}}, ValueError, "explanations is empty"),
+        ({"output": outputs.Binary}, TypeError, "output must be an object"),
+        ({"output": outputs.Binary()}, ValueError, "one logit"),
+    ],
+)
+def test_bad_input(tiny_model, tiny_batches, changes, error, message):
+    model = tiny_model()
+    arguments = {
+        "model": model, "explanations": {"gradient": Saliency(model)}, "loader": tiny_batches(),
+        "eps": 0.1, "show_progress": False, **changes,
+    }  # fmt: skip
+    with pytest.raises(error, match=message):
+        audit.audit(**arguments)
+
+
+def test_a_loader_that_shuffles_is_refused(tiny_model):
+    data = TensorDataset(torch.zeros(4, 1, 8, 8))
+    with pytest.raises(ValueError, match="shuffle=False"):
+        audit.audit(tiny_model(), None, DataLoader(data, shuffle=True), eps=0.1)
+
+
+def test_one_output_without_its_meaning_names_the_choices(tiny_model, tiny_batches):
+    with pytest.raises(ValueError, match=r"outputs\.Binary\(\)"):
+        audit.audit(tiny_model(1), None, tiny_batches(), eps=0.1)

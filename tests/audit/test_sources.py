@@ -1,0 +1,133 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imsave
+from torch import nn
+
+from captum_robust.audit.sources import Normalized, UsageError, image_folder, load_model, table
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module of a user, in the folder where the command runs."""
+    text = (
+        "from torch import nn\n"
+        "def make(): return nn.Linear(4, 2)\n"
+        "ready = nn.Linear(4, 2)\n"
+        "def wrong(): return 3\n"
+    )
+    (tmp_path / "users_own_models.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield "users_own_models"
+    sys.modules.pop("users_own_models", None)
+
+
+def test_a_model_by_function_or_by_name(module):
+    assert isinstance(load_model(f"{module}:make", None), nn.Linear)
+    assert isinstance(load_model(f"{module}:ready", None), nn.Linear)
+    assert isinstance(load_model("zoo:fashion_mnist_cnn", None), nn.Module)
+    assert not load_model("zoo:fashion_mnist_cnn", None).training
+
+
+def test_weights_come_from_a_checkpoint_without_pickle(module, tmp_path):
+    weights = nn.Linear(4, 2).state_dict()
+    torch.save(weights, tmp_path / "a.pt")
+    torch.save({"state_dict": weights}, tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt"):
+        model = load_model(f"{module}:make", str(tmp_path / name))
+        assert torch.equal(model.weight, weights["weight"])
+    torch.save(nn.Linear(4, 2), tmp_path / "object.pt")
+    with pytest.raises(UsageError, match="--checkpoint"):
+        load_model(f"{module}:make", str(tmp_path / "object.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "message"),
+    [
+        ("resnet18", None, "--model must be MODULE:FUNCTION"),
+        ("torchvision:", None, "--model must be MODULE:FUNCTION"),
+        ("torchvision:no_such_net", None, "torchvision has no model"),
+        ("no_such_module:make", None, "No module named"),
+        ("users_own_models:nothing", None, "has no 'nothing'"),
+        ("users_own_models:wrong", None, "gave int"),
+        ("users_own_models:make", "missing.pt", "there is no file"),
+    ],
+)
+def test_a_model_that_is_none(module, name, checkpoint, message):
+    with pytest.raises(UsageError, match=message):
+        load_model(name, checkpoint)
+
+
+def test_a_checkpoint_of_another_model(module, tmp_path):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"no weights")
+    for file in ("other.pt", "damaged.pt"):
+        with pytest.raises(UsageError, match="does not hold the weights"):
+            load_model(f"{module}:make", str(tmp_path / file))
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imsave(path, np.random.default_rng(0).random((10, 12, 3)))
+
+
+def test_images_with_and_without_classes(tmp_path):
+    for name in ("<b>cat</b>", "dog"):
+        picture(tmp_path / "by class" / name.replace("/", "") / "1.png")
+    data, classes = image_folder(str(tmp_path / "by class"), size=8, channels=3)
+    assert classes == ["<b>cat<b>", "dog"]
+    pixels, label = data[1]
+    assert pixels.shape == (3, 8, 8)
+    assert label == 1
+    assert 0 <= pixels.min() < pixels.max() <= 1
+    picture(tmp_path / "flat" / "1.png")
+    grey, no_classes = image_folder(str(tmp_path / "flat"), size=6, channels=1)
+    assert grey[0].shape == (1, 6, 6)
+    assert no_classes is None
+    assert len(grey) == 1
+
+
+def test_images_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match="there is no folder"):
+        image_folder(str(tmp_path / "missing"), 8, 3)
+    with pytest.raises(UsageError, match="has no image"):
+        image_folder(str(tmp_path), 8, 3)
+    picture(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    with pytest.raises(UsageError, match=r"bad\.png cannot be read"):
+        image_folder(str(tmp_path), 8, 3)
+
+
+def test_a_table(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("age,income,good\n30,1.5,1\n40,2.5,0\n")
+    data, names = table(str(path), "good")
+    assert names == ["age", "income"]
+    assert torch.equal(data[1][0], torch.tensor([40.0, 2.5]))
+    assert data[1][1] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "message"),
+    [
+        (None, "good", "cannot be read"),
+        ("age,good\n", "good", "has no rows"),
+        ("age,good\n1,0\n", "bad", "has no column 'bad'"),
+        ("age,good\nold,0\n", "good", "must hold numbers alone"),
+        ("age,good\n1\n", "good", "must hold numbers alone"),
+    ],
+)
+def test_a_table_that_is_none(tmp_path, text, target, message):
+    path = tmp_path / "a.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        table(str(path), target)
+
+
+def test_a_normalisation_before_the_model():
+    model = Normalized(nn.Identity(), [0.5], [0.25])
+    assert model(torch.ones(1, 1, 2, 2)).unique().item() == 2.0
