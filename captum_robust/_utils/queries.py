@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_robust._utils.forward import logits_of
 
 Explainer = Callable[[Callable[[Tensor], Tensor], Tensor], object]
-"""``explainer(model, rows)`` explains ``rows`` (n, F) by querying ``model``; its result is not used.
+"""``explainer(model, rows)`` explains ``rows`` (n, F) by querying ``model``; its result goes unused.
 
 With Captum: ``lambda model, rows: KernelShap(model).attribute(rows, target=1)``.
 """

@@ -1,7 +1,7 @@
 """Tables of people: German credit and recidivism, with categories one-hot and their groups.
 
-Files are read from a data root and never fetched: ``german_credit.csv`` and ``compas.csv``, as Slack
-et al. (2020) publish them, in the root or in its folder ``tabular``; ``adult.csv`` (UCI, with a
+Files are read from a data root and never fetched: ``german_credit.csv`` and ``compas.csv``, as
+Slack et al. (2020) publish them, in the root or in its folder ``tabular``; ``adult.csv`` (UCI, with a
 header) where the user has it.
 """
 
