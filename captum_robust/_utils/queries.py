@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_robust._utils.forward import logits_of
 
 Explainer = Callable[[Callable[[Tensor], Tensor], Tensor], object]
-"""``explainer(model, rows)`` explains ``rows`` (n, F) by querying ``model``; its result goes unused.
+"""``explainer(model, rows)`` explains ``rows`` (n, F) by querying ``model``; returns what it likes.
 
 With Captum: ``lambda model, rows: KernelShap(model).attribute(rows, target=1)``.
 """

@@ -49,7 +49,7 @@ class Affine(Layer):
         self._module = module
         self._weight = module.weight.detach().double()  # type: ignore[operator]
         bias = module.bias
-        self._bias = None if bias is None else bias.detach().double()  # type: ignore[union-attr, operator]
+        self._bias = None if bias is None else bias.detach().double()  # type: ignore[operator]
         self._shape: torch.Size | None = None
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,8 +1,8 @@
 """Tables of people: German credit and recidivism, with categories one-hot and their groups.
 
 Files are read from a data root and never fetched: ``german_credit.csv`` and ``compas.csv``, as
-Slack et al. (2020) publish them, in the root or in its folder ``tabular``; ``adult.csv`` (UCI, with a
-header) where the user has it.
+Slack et al. (2020) publish them, in the root or in its folder ``tabular``; ``adult.csv`` (UCI,
+with a header) where the user has it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Table:
         return [i for i, column in enumerate(self.columns) if column.values]
 
     def coded(self, rows: Tensor) -> Tensor:
-        """(N, columns): a category is the number of its value, as the packages lime and shap ask."""
+        """(N, columns): a category is the number of its value, as lime and shap ask for."""
         parts = rows.split([c.width for c in self.columns], dim=1)
         pairs = zip(parts, self.columns, strict=True)
         codes = [p.argmax(1, keepdim=True).to(p) if c.width > 1 else p for p, c in pairs]
