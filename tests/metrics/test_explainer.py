@@ -106,6 +106,7 @@ def test_whether_noise_is_drawn_is_known_after_the_first_call():
         assert explainer.draws == draws
 
 
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
 def test_dropout_in_the_jacobian():
     model = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Dropout(), nn.Linear(9, 3)).double()
     run = partial(sensitivity_gradient, Saliency(model.train()), points(), 0.1, 3, target=1,

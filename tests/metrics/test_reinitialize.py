@@ -14,6 +14,7 @@ from tests.metrics.helpers import rng
 from tests.metrics.randomized import Network, batch, changed, parameters_of, watched
 
 
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
 @pytest.mark.parametrize("cumulative", [True, False])
 @pytest.mark.parametrize("fails", [0, 1, 4])
 def test_the_model_is_as_before(cumulative, fails):
