@@ -68,7 +68,7 @@ class ImageNetwork(nn.Sequential):
 
 @WITH_POINTS
 def test_the_points_of_an_attack(name):
-    network = ImageNetwork()
+    network = ImageNetwork().eval()
     images = torch.rand(4, 1, 6, 6, generator=rng())
     labels = network(images).argmax(1)
     attack = GhorbaniTopK(network, alpha=0.02, steps=5, k=5, beta=5.0)
