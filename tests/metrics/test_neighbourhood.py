@@ -66,6 +66,7 @@ class ImageNetwork(nn.Sequential):
         super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
 
 
+@pytest.mark.filterwarnings("ignore:The attack failed")  # an image that it leaves as it is
 @WITH_POINTS
 def test_the_points_of_an_attack(name):
     network = ImageNetwork().eval()
