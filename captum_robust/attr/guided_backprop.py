@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_robust._utils.types import TensorOrTensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backward.attribution import BackwardAttribution
 from captum_robust.attr._backward.call import Call, Shares
@@ -62,8 +63,15 @@ class GuidedBackprop(BackwardAttribution):
     def _rule(self) -> _GuidedRule:
         return _GuidedRule()
 
-    def _walk(self, rule: BackwardRule, *args: Any, **kwargs: Any) -> Any:
-        result = super()._walk(rule, *args, **kwargs)
+    def _walk(
+        self,
+        rule: BackwardRule,
+        inputs: TensorOrTensors,
+        target: Any,
+        additional_forward_args: Any,
+        create_graph: bool,
+    ) -> TensorOrTensors:
+        result = super()._walk(rule, inputs, target, additional_forward_args, create_graph)
         if isinstance(rule, _GuidedRule) and not rule.met:
             warn_user(_NOTHING)
         return result

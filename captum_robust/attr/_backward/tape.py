@@ -250,7 +250,7 @@ class Tape(TorchFunctionMode):
         if base is not z and put is None:
             whole = self._call(write_view, "write_view", (whole, new, places_of(z, base)), {})
         if put is None:
-            z.copy_(new)
+            _copy_into(z, new)
         else:
             put(new)
         self._hold(z, new)
@@ -297,6 +297,17 @@ class Tape(TorchFunctionMode):
         return False
 
 
+def _copy_into(z: Tensor, new: Tensor) -> None:
+    try:
+        z.copy_(new)
+    except RuntimeError as error:
+        raise unsupported(_NOT_WRITABLE.format(str(error).partition(". ")[0])) from None
+
+
+_NOT_WRITABLE = (
+    "a value is changed in place where torch does not allow it ({}). Change it out of place, or "
+    "clone it first."
+)
 _NOT_RECORDED = (
     "a value is made of the inputs by code that the tape cannot record, such as a custom "
     "torch.autograd.Function or a scripted block. Write it with torch's functions."

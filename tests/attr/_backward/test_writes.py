@@ -200,9 +200,10 @@ def through_memory(x):
     [
         (lambda x: x.uniform_().sum(1), "uniform_ writes into a tensor that is explained"),
         (lambda x: torch.mul(x, 2, out=torch.empty(2, 4)).sum(1), "mul writes into a tensor"),
+        (lambda x: x.chunk(2, 1)[0].relu_().sum(1), "a value is changed in place where torch does"),
         (through_memory, "a value is changed in place by code that the tape cannot record"),
     ],
-    ids=["random", "out", "detached"],
+    ids=["random", "out", "one of several views", "detached"],
 )
 def test_what_cannot_be_recorded_names_the_module(function, message):
     model = nn.Sequential(nn.Linear(4, 4), Writes(function))
