@@ -1,26 +1,16 @@
-"""Graphs through explanations, against finite differences; and what is refused."""
+"""Graphs through explanations, against finite differences."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
 from captum.attr import (
-    LRP,
-    Attribution,
-    DeepLift,
-    FeatureAblation,
-    GradientShap,
-    GuidedBackprop,
     InputXGradient,
     IntegratedGradients,
-    LayerActivation,
     LayerGradCam,
-    NoiseTunnel,
-    Occlusion,
     Saliency,
 )
 from torch import nn
@@ -33,47 +23,20 @@ from captum_robust.attr import (
     differentiable,
     softplus_activations,
 )
+from tests.attr.networks import (
+    IG,
+    RELU,
+    SMALL,
+    SMOOTH,
+    Images,
+    fill,
+    leaf,
+    points,
+    rng,
+    seeded,
+    smooth_network,
+)
 
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def fill(model, seed=1):
-    generator = rng(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.7, generator=generator)
-    return model.double()
-
-
-def smooth_network():
-    return fill(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Softplus()))
-
-
-def relu_network():
-    return fill(nn.Sequential(nn.Linear(3, 5), nn.ReLU(inplace=True), nn.Linear(5, 4)))
-
-
-def points(n=2, features=3, seed=2):
-    return torch.randn(n, features, generator=rng(seed), dtype=torch.float64)
-
-
-def leaf(*args, **kwargs):
-    return points(*args, **kwargs).requires_grad_()
-
-
-def seeded(attribution, **arguments):
-    """An explanation as a function that draws the same noise in every call."""
-    explain = differentiable(attribution)
-    return lambda x: explain(x, generator=rng(5), **arguments)
-
-
-SMALL = {"radius": 0.3, "n_samples": 3}
-
-SMOOTH = smooth_network()
-RELU = relu_network()
-IG = {"n_steps": 5, "target": 1}
 CASES = {
     "saliency": (Saliency(SMOOTH), {"target": 1}),
     "saliency signed": (Saliency(SMOOTH), {"target": 1, "abs": False}),
@@ -234,19 +197,6 @@ def test_tuples_of_inputs(absolute):
     )
 
 
-class Images(nn.Module):
-    """A network of two convolutions, on rows of four numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 3, 2), nn.Conv2d(3, 2, 2, padding=1)
-        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(18, 4)
-
-    def forward(self, x):
-        x = self.relu(self.first(x.view(-1, 1, 3, 3)))
-        return self.head(self.relu(self.second(x)).flatten(1))
-
-
 @pytest.mark.parametrize("layer", ["first", "second", "relu"])
 @pytest.mark.parametrize(
     "options",
@@ -344,292 +294,3 @@ def test_a_model_that_is_linear_in_one_of_two_inputs():
     with pytest.raises(RuntimeError, match="not have been used"):
         # Captum says the same of an input that the model ignores.
         differentiable(Saliency(lambda x, y: model(x)))((x, y), target=0)
-
-
-# --- Gradients with respect to what is not an input.
-
-
-PARAMETER_CASES = {
-    "saliency": lambda f: partial(differentiable(Saliency(f)), target=1),
-    "input x gradient": lambda f: partial(differentiable(InputXGradient(f)), target=1),
-    "ig in batches": lambda f: partial(
-        differentiable(IntegratedGradients(f)), target=1, n_steps=4, internal_batch_size=3
-    ),
-    "beta(ig)": lambda f: partial(
-        differentiable(BetaSmoothing(IntegratedGradients(f), 2.0)), target=1, n_steps=4
-    ),
-    "kernel(beta gradient)": lambda f: seeded(
-        KernelSmoothing(BetaSmoothedGradient(f, 2.0)), target=1, **SMALL
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PARAMETER_CASES)
-def test_gradients_with_respect_to_the_parameters_of_the_model(name):
-    template = relu_network() if "beta" in name else smooth_network()
-    parameters = {k: p.detach().clone().requires_grad_() for k, p in template.named_parameters()}
-    x = points()
-
-    def explained(*values):
-        def forward(x):
-            return torch.func.functional_call(
-                template, dict(zip(parameters, values, strict=True)), (x,)
-            )
-
-        return PARAMETER_CASES[name](forward)(x)
-
-    # The explanation does not depend on the bias of a last linear layer, so it may have no graph.
-    assert gradcheck(explained, tuple(parameters.values()))
-
-
-def test_a_loss_on_the_explanation_trains_the_model():
-    """loss.backward() fills .grad, and a small step along it lowers the loss."""
-    model, x = relu_network(), points()
-    explain = differentiable(BetaSmoothedGradient(model, 3.0))
-
-    def loss():
-        return (explain(x, target=1) ** 2).sum()
-
-    before = loss()
-    before.backward()
-    assert model[0].weight.grad.abs().sum() > 0
-    size = sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None)
-    rate = 1e-6
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter -= rate * parameter.grad
-    assert (before - loss()).item() == pytest.approx((rate * size).item(), rel=1e-3)
-
-
-def test_the_graph_reaches_baselines_and_further_arguments():
-    base, factor = leaf(seed=9), leaf(seed=8)
-    explain = differentiable(IntegratedGradients(lambda x, w: SMOOTH(x * w)))
-
-    def explained(base, factor):
-        return explain(
-            points(),
-            baselines=base,
-            target=0,
-            additional_forward_args=factor,
-            n_steps=4,
-            internal_batch_size=3,
-        )
-
-    assert gradcheck(explained, (base, factor))
-
-
-def test_inputs_with_a_history():
-    x = leaf()
-    explain = differentiable(Saliency(SMOOTH))
-    assert gradcheck(lambda x: explain(torch.sin(2 * x), target=0), x)
-
-
-# --- Side conditions.
-
-
-def test_it_has_a_graph_under_no_grad_and_leaves_the_grad_mode_alone():
-    x = points()
-    with torch.no_grad():
-        result = differentiable(BetaSmoothedGradient(RELU))(x, target=0)
-        assert not torch.is_grad_enabled()
-    assert result.requires_grad
-    assert not x.requires_grad
-
-
-def test_inputs_that_need_no_gradient_are_left_so_also_after_an_exception():
-    x = points()
-
-    def fails(x):
-        raise KeyError("inside")
-
-    for attribution in (
-        Saliency(fails),
-        IntegratedGradients(fails),
-        BetaSmoothedGradient(fails),
-        KernelSmoothing(InputXGradient(fails)),
-    ):
-        with pytest.raises(KeyError, match="inside"):
-            differentiable(attribution)(x)
-        assert not x.requires_grad
-
-
-def test_the_attribution_is_not_changed():
-    method = Saliency(SMOOTH)
-    held = dict(vars(method))
-    differentiable(method)(points(), target=0)
-    assert dict(vars(method)) == held
-    with pytest.warns(UserWarning, match="required_grads has been set"):
-        assert not method.attribute(points(), target=0).requires_grad
-
-
-def test_gradients_of_parameters_are_not_filled_by_explaining():
-    model = smooth_network()
-    differentiable(IntegratedGradients(model))(leaf(), target=0)
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_a_block_of_softplus_around_it():
-    """What an attack does: the surrogate of an explanation that is not smoothed itself."""
-    explain = differentiable(InputXGradient(RELU))
-
-    def surrogate(x):
-        with softplus_activations(2.0):
-            return explain(x, target=1)
-
-    want = differentiable(BetaSmoothing(InputXGradient(RELU), 2.0))
-    torch.testing.assert_close(surrogate(leaf()), want(leaf(), target=1))
-    assert gradcheck(surrogate, leaf())
-
-
-def test_arguments_by_position_are_those_of_attribute():
-    x = leaf()
-    got = differentiable(Saliency(SMOOTH))(x, 1, False)
-    assert torch.equal(got, differentiable(Saliency(SMOOTH))(x, target=1, abs=False))
-    got = differentiable(IntegratedGradients(SMOOTH))(x, 0.5, 1, None, 6)
-    want = differentiable(IntegratedGradients(SMOOTH))(x, baselines=0.5, target=1, n_steps=6)
-    assert torch.equal(got, want)
-
-
-def test_models_with_logits():
-    @dataclass
-    class Output:
-        logits: torch.Tensor
-
-    for method in (
-        Saliency,
-        InputXGradient,
-        IntegratedGradients,
-        BetaSmoothedGradient,
-        lambda f: KernelSmoothing(Saliency(f)),
-    ):
-        x = leaf()
-        arguments = {"target": 1}
-        if method(RELU).__class__ is KernelSmoothing:
-            arguments["generator"] = rng()
-        got = differentiable(method(lambda x: Output(RELU(x))))(x, **arguments)
-        if "generator" in arguments:
-            arguments["generator"] = rng()
-        assert torch.equal(got, differentiable(method(RELU))(x, **arguments))
-    with pytest.raises(TypeError, match="logits"):
-        differentiable(Saliency(lambda x: [RELU(x)]))(leaf(), target=0)
-
-
-# --- Refusals.
-
-
-class Sharpened(Saliency):
-    def attribute(self, inputs, **kwargs):
-        return super().attribute.__wrapped__(self, inputs, **kwargs) ** 2
-
-
-class BetaSharpened(BetaSmoothedGradient):
-    def attribute(self, inputs, **kwargs):
-        return super().attribute(inputs, **kwargs) ** 2
-
-
-class Renamed(IntegratedGradients):
-    pass
-
-
-class OwnGraph(Saliency):
-    def attribute(self, inputs, **kwargs):
-        return 2 * inputs.detach()
-
-    def attribute_with_graph(self, inputs, **kwargs):
-        return 2 * inputs
-
-
-class GraphOfSharpened(BetaSharpened):
-    def attribute_with_graph(self, inputs, **kwargs):
-        return super().attribute_with_graph(inputs, **kwargs) ** 2
-
-
-IMAGES = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
-
-
-@pytest.mark.parametrize(
-    ("attribution", "remedy"),
-    [
-        (NoiseTunnel(Saliency(RELU)), "KernelSmoothing"),
-        (GradientShap(RELU), "KernelSmoothing(IntegratedGradients(model))"),
-        (DeepLift(RELU), "Use Saliency"),
-        (LRP(RELU), "Use captum_robust.attr.RelevancePropagation"),
-        (GuidedBackprop(RELU), "Use captum_robust.attr.GuidedBackprop"),
-        (Occlusion(RELU), "Use Saliency"),
-        (FeatureAblation(RELU), "Use Saliency"),
-        (LayerActivation(IMAGES, IMAGES[0]), "Use Saliency"),
-        (Sharpened(RELU), "attribute_with_graph"),
-        (BetaSharpened(RELU), "attribute_with_graph"),
-        (BetaSmoothing(NoiseTunnel(Saliency(RELU))), "KernelSmoothing"),
-        (KernelSmoothing(NoiseTunnel(Saliency(RELU))), "KernelSmoothing"),
-        (BetaSmoothing(KernelSmoothing(NoiseTunnel(Saliency(RELU)))), "KernelSmoothing"),
-        (BetaSmoothing(DeepLift(RELU)), "Use Saliency"),
-        (KernelSmoothing(Occlusion(RELU)), "Use Saliency"),
-        (KernelSmoothing(BetaSmoothing(Sharpened(RELU))), "attribute_with_graph"),
-        (KernelSmoothing(BetaSharpened(RELU)), "attribute_with_graph"),
-        (RELU, "Wrap the model"),
-        (Saliency, "Wrap the model"),
-        (None, "Wrap the model"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Attribution) else None,
-)
-def test_what_has_no_correct_graph_is_refused_at_once(attribution, remedy):
-    with pytest.raises(TypeError, match=re.escape(remedy)):
-        differentiable(attribution)
-
-
-def test_a_gradient_function_of_ones_own_is_refused():
-    method = Saliency(SMOOTH)
-    method.gradient_func = lambda *args, **kwargs: (torch.zeros(2, 3),)
-    with pytest.raises(TypeError, match="Saliency has no correct graph"):
-        differentiable(method)
-
-
-def test_a_subclass_that_explains_alike_is_fine():
-    got = differentiable(Renamed(SMOOTH))(leaf(), **IG)
-    assert torch.equal(got, differentiable(IntegratedGradients(SMOOTH))(leaf(), **IG))
-
-
-def test_a_class_that_brings_its_own_graph():
-    x = leaf()
-    assert torch.equal(differentiable(OwnGraph(SMOOTH))(x), 2 * x)
-    nested = KernelSmoothing(BetaSmoothing(OwnGraph(SMOOTH)))
-    assert differentiable(nested)(x, n_samples=2).requires_grad
-    got = differentiable(GraphOfSharpened(RELU))(x, target=0)
-    torch.testing.assert_close(got, GraphOfSharpened(RELU).attribute(x, target=0))
-
-
-def test_no_convergence_delta():
-    with pytest.raises(ValueError, match="return_convergence_delta"):
-        differentiable(IntegratedGradients(SMOOTH))(leaf(), target=0, return_convergence_delta=True)
-    explain = differentiable(IntegratedGradients(SMOOTH))
-    assert explain(leaf(), target=0, return_convergence_delta=False).requires_grad
-
-
-@pytest.mark.parametrize(
-    ("inputs", "error", "message"),
-    [
-        (torch.zeros(0, 3), ValueError, "inputs is empty"),
-        (torch.tensor(1.0), ValueError, "inputs must have a batch dimension"),
-        ((torch.zeros(2, 3), torch.zeros(3, 3)), ValueError, "inputs must hold the same examples"),
-        ([torch.zeros(2, 3)], TypeError, "inputs must be a tensor"),
-        (None, TypeError, "inputs must be a tensor"),
-        ((), TypeError, "inputs must be a tensor"),
-    ],
-)
-def test_bad_inputs_are_named(inputs, error, message):
-    for attribution in (Saliency(SMOOTH), BetaSmoothedGradient(RELU), IntegratedGradients(RELU)):
-        with pytest.raises(error, match=message):
-            differentiable(attribution)(inputs, target=0)
-
-
-def test_a_batch_size_below_one():
-    with pytest.raises(ValueError, match="internal_batch_size must be at least 1"):
-        differentiable(IntegratedGradients(SMOOTH))(leaf(), target=0, internal_batch_size=0)
-
-
-def test_a_missing_target_is_named():
-    for attribution in (Saliency(SMOOTH), BetaSmoothedGradient(RELU)):
-        with pytest.raises(ValueError, match="target: the model gives 4 values"):
-            differentiable(attribution)(leaf())
