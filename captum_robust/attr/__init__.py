@@ -14,6 +14,7 @@ Grad-CAM                    :class:`captum.attr.LayerGradCam`
 ==========================  =====================================================================
 
 :class:`SparsifiedSmoothing` has no derivative: :mod:`captum_robust.certificates` bound its change.
+:class:`TangentProjection` removes what points away from the data, as manipulated models have it.
 """
 
 from captum_robust.attr.beta_smoothing import BetaSmoothedGradient, BetaSmoothing
@@ -32,6 +33,7 @@ from captum_robust.attr.propagation_rules import (
 from captum_robust.attr.relevance_propagation import RelevancePropagation
 from captum_robust.attr.softplus import softplus_activations
 from captum_robust.attr.sparsified_smoothing import SparsifiedSmoothing
+from captum_robust.attr.tangent_projection import TangentProjection
 
 __all__ = [
     "BetaSmoothedGradient",
@@ -48,6 +50,7 @@ __all__ = [
     "RelevancePropagation",
     "SparsifiedSmoothing",
     "Square",
+    "TangentProjection",
     "ZPlusRule",
     "differentiable",
     "learn_patterns",

@@ -40,6 +40,7 @@ class Draws:
     def __init__(
         self, seed: int, device: torch.device | str = "cpu", rank: int = 0, n_processes: int = 1
     ) -> None:
+        self._seed, self._device = seed, device
         self._generator = torch.Generator(device).manual_seed(seed)
         self._rank, self._n_processes = rank, n_processes
 
@@ -50,6 +51,10 @@ class Draws:
     def normal(self, like: Tensor, *shape: int) -> Tensor:
         """Standard normal, ``(N, *shape)`` for the N rows of ``like``, in its dtype."""
         return self._own(torch.randn, like, shape)
+
+    def generator(self) -> torch.Generator:
+        """A generator for functions that draw by themselves, the same whenever it is asked for."""
+        return torch.Generator(self._device).manual_seed(derived_seed(self._seed, "others"))
 
     def _own(self, draw: Callable[..., Tensor], like: Tensor, shape: Sequence[int]) -> Tensor:
         n = len(like)
