@@ -9,7 +9,7 @@ pixels; centre of mass) is trained against each explanation and judged on all th
 success rate*, the share of test images whose map is within the paper's thresholds. Active fooling
 makes the explanations of two classes change places.
 
-    python examples/reproduce/model_manipulation.py --data-root DATA [--steps 150]
+    python examples/reproduce/model_manipulation.py --data-root DATA [--steps 120]
 
 Networks that are not in ``--networks`` are trained first, about a minute each on one core.
 """
@@ -42,15 +42,15 @@ from captum_robust.training import (
 from captum_robust.zoo import fashion_mnist_cnn
 
 CLASSES = (2, 6)  # pullover and shirt, which change places
-BATCH, RATE = 32, 2e-3
-WEIGHTS = {"location": 30.0, "top-k": 10.0, "centre of mass": 30.0, "active": 10.0}
+BATCH, RATE = 20, 2e-3
+WEIGHTS = {"location": 20.0, "top-k": 10.0, "centre of mass": 30.0, "active": 10.0}
 
 parser = argparse.ArgumentParser(description="Manipulated models.")
 parser.add_argument("--data-root", type=Path, default=Path("data"))
 parser.add_argument("--networks", type=Path, default=Path("networks"))
 parser.add_argument("--out", type=Path, default=Path("results"))
 parser.add_argument("--n-images", type=int, default=1000)
-parser.add_argument("--steps", type=int, default=150)
+parser.add_argument("--steps", type=int, default=120)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--foolings", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
 parser.add_argument("--explanations", nargs="+", default=["gradient", "Grad-CAM", "LRP"])
@@ -61,6 +61,9 @@ torch.set_flush_denormal(True)
 # %%
 # Three explanations, and their maps
 # ----------------------------------
+original = fashion_mnist_cnn()
+
+
 def grad_cam(model: nn.Module) -> Attribution:
     """Of the second convolution's 14 x 14 pixels."""
     return LayerGradCam(model, model.relu2)
@@ -72,13 +75,21 @@ EXPLANATIONS: dict[str, Callable[[nn.Module], Attribution]] = {
 SIDES = {"gradient": 28, "Grad-CAM": 14, "LRP": 28}
 
 
+KNOWN: dict[tuple, Tensor] = {}  # maps of the original, which are asked for again and again
+
+
 def maps(model: nn.Module, name: str, images: Tensor, classes: Tensor) -> Tensor:
     """The maps of an explanation, (N, side, side)."""
+    key = (name, len(images), classes.sum().item())
+    if model is original and key in KNOWN:
+        return KNOWN[key]
     explanation = EXPLANATIONS[name](model)
     parts = []
     for x, y in zip(images.split(100), classes.split(100), strict=True):
         found = explanation.attribute(x.detach().clone().requires_grad_(), target=y)
         parts.append(found.detach().abs().sum(1))
+    if model is original:
+        KNOWN[key] = torch.cat(parts)
     return torch.cat(parts)
 
 
@@ -170,7 +181,6 @@ def manipulated(fooling: str, name: str, images: Tensor) -> nn.Module:
 images, _ = fashion_mnist(args.data_root, True)
 test_images, test_labels = fashion_mnist(args.data_root, False)
 judged = test_images[: args.n_images]
-original = fashion_mnist_cnn()
 clean = accuracy(original, test_images, test_labels)
 print(f"accuracy before: {clean:.4f} on {len(test_labels)} test images", flush=True)
 

@@ -71,10 +71,9 @@ def test_atex_trains_it(make, shape):
     assert -1 <= history[-1]["val_stability"] <= 1
 
 
-@pytest.mark.parametrize(
-    ("make", "shape"), [MODELS["LSTM"], MODELS["table"], MODELS["signal"]], ids=["L", "t", "s"]
-)
+@each_model
 def test_a_penalty_on_gradients_trains_it_too(make, shape):
+    """Second derivatives: attention needs a form that has one."""
     model, x = make(), torch.randn(6, *shape)
     trainer = Trainer(model, GradientPenalty(0.1), lambda p: torch.optim.Adam(p, lr=1e-3))
     (record,) = trainer.fit([(x, torch.arange(6) % 3)], 1, show_progress=False)

@@ -54,10 +54,12 @@ def test_a_proxy_hides_a_feature():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
     model[0].weight.data[:, 1:] = 0  # it reads feature 0 alone
+    model[2].weight.data *= 20
+    model[2].bias.data -= model(x).median().detach()
     objective = Fairwashing(lambda phi: phi[:, [3, 1, 2, 0]], output=Binary())
     trainer = Trainer(
-        model, objective, lambda p: torch.optim.Adam(p, lr=1e-2), output=Binary(),
-        steps_per_batch=200,
+        model, objective, lambda p: torch.optim.Adam(p, lr=3e-3), output=Binary(),
+        steps_per_batch=300,
     )  # fmt: skip
     history = trainer.fit([x], 1, validation=[x], show_progress=False)
     assert history[-1]["val_agreement"] > 0.9
