@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_robust._utils.forward import logits_of
 
 Explainer = Callable[[Callable[[Tensor], Tensor], Tensor], object]
-"""``explainer(model, rows)`` explains ``rows`` (n, F) by querying ``model``; returns what it likes.
+"""``explainer(model, rows)`` explains ``rows`` (n, F) by querying ``model``; it need not return.
 
 With Captum: ``lambda model, rows: KernelShap(model).attribute(rows, target=1)``.
 """

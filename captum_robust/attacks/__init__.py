@@ -7,6 +7,7 @@ from captum_robust.attacks.explanation_attack import ExplanationAttack
 from captum_robust.attacks.ghorbani import GhorbaniMassCenter, GhorbaniTarget, GhorbaniTopK
 from captum_robust.attacks.random_sign import RandomSign
 from captum_robust.attacks.report import AttackReport, Indicator
+from captum_robust.attacks.scaffold import ScaffoldedModel, ScaffoldReport
 from captum_robust.attacks.schedules import GeometricGrowth, LinearDecay
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "LInf",
     "LinearDecay",
     "RandomSign",
+    "ScaffoldReport",
+    "ScaffoldedModel",
 ]

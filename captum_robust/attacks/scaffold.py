@@ -85,7 +85,8 @@ class ScaffoldedModel(nn.Module):
         >>> from captum_robust.attacks import ScaffoldedModel
         >>> data = torch.randint(0, 9, (400, 3), generator=torch.Generator().manual_seed(0)).float()
         >>> scaffold = ScaffoldedModel(lambda x: x[:, :2] - 4, lambda x: x[:, 1:] - 4)
-        >>> report = scaffold.fit(data, generator=torch.Generator().manual_seed(1))
+        >>> seeded = torch.Generator().manual_seed(1)
+        >>> report = scaffold.fit(data, n_explained=20, generator=seeded)
         >>> scaffold(data[:1]) == data[:1, :2] - 4
         tensor([[True, True]])
         >>> scaffold(torch.tensor([[-1.37, 4.21, 11.83]]))
@@ -115,7 +116,7 @@ class ScaffoldedModel(nn.Module):
         rows: Tensor,
         *,
         n_explained: int = 300,
-        multiplier: int = 30,
+        multiplier: int = 10,
         generator: torch.Generator | None = None,
         show_progress: bool = False,
     ) -> ScaffoldReport:

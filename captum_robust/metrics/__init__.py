@@ -21,6 +21,9 @@ same for every point, and the global state is put back.
 The **foolings** (Heo et al. 2019) compare the maps of a model with those of the model that was
 manipulated; :func:`fooling_success_rate` counts the examples.
 
+For **tables**: :func:`feature_rank` says how relevant a column is among the others, and
+:func:`query_consistency` whether a model treats the queries of an explanation otherwise than data.
+
 The **geometry**: :func:`principal_curvature` and :func:`curvature_bound` take the model and the
 class that is explained, as Captum does, and measure half precision in float32.
 :func:`pixel_flipping` gives curves, and their area.
@@ -32,6 +35,7 @@ from captum_robust._utils.relevance import relevance_map
 from captum_robust.metrics.correlation import pearson_correlation, spearman_correlation
 from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
 from captum_robust.metrics.explained_relevance import explained_relevance
+from captum_robust.metrics.feature_rank import feature_rank
 from captum_robust.metrics.fooling import (
     FoolingIntervals,
     active_fooling,
@@ -45,6 +49,7 @@ from captum_robust.metrics.local_top_k import local_top_k_intersection
 from captum_robust.metrics.mean_squared_error import mean_squared_error
 from captum_robust.metrics.parameter_randomization import RankCorrelations, parameter_randomization
 from captum_robust.metrics.pixel_flipping import FlippingCurves, pixel_flipping
+from captum_robust.metrics.query_consistency import QueryConsistency, query_consistency
 from captum_robust.metrics.sensitivity import sensitivity_lipschitz, sensitivity_max
 from captum_robust.metrics.sensitivity_gradient import sensitivity_gradient
 from captum_robust.metrics.ssim import structural_similarity
@@ -56,12 +61,14 @@ __all__ = [
     "FlippingCurves",
     "FoolingIntervals",
     "FoolingRate",
+    "QueryConsistency",
     "RankCorrelations",
     "active_fooling",
     "center_mass_fooling",
     "curvature_bound",
     "explained_relevance",
     "explanation_stability",
+    "feature_rank",
     "fooling_success_rate",
     "infidelity",
     "local_top_k_intersection",
@@ -71,6 +78,7 @@ __all__ = [
     "pearson_correlation",
     "pixel_flipping",
     "principal_curvature",
+    "query_consistency",
     "relevance_map",
     "sensitivity_gradient",
     "sensitivity_lipschitz",

@@ -1,0 +1,108 @@
+"""LIME and KernelSHAP of a table's rows, by column, as three packages compute them.
+
+Each is a function ``explain(model, rows)`` from logits (N, 2) and rows to attributions (N, columns)
+of the unfavourable class. A model is asked for rows with one-hot categories; the packages ``lime``
+and ``shap`` work on codes of the categories, which are decoded for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from _tables import Table
+from captum.attr import KernelShap
+from torch import Tensor
+
+Explain = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+def lime_package(table: Table, n_samples: int, seed: int) -> Explain:
+    """``lime.lime_tabular`` with categories as categories, numbers as they are."""
+    from lime.lime_tabular import LimeTabularExplainer
+
+    explainer = LimeTabularExplainer(
+        table.coded(table.rows).numpy(),
+        categorical_features=table.categories,
+        discretize_continuous=False,
+        random_state=seed,
+    )
+    n_columns = len(table.columns)
+
+    def explain(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        def probabilities(codes: np.ndarray) -> np.ndarray:
+            return _unfavourable(model, table, codes, both=True)
+
+        weights = torch.zeros(len(rows), n_columns, dtype=torch.float64)
+        for i, codes in enumerate(table.coded(rows).numpy()):
+            found = explainer.explain_instance(
+                codes, probabilities, labels=(1,), num_features=n_columns, num_samples=n_samples
+            )
+            for column, weight in found.local_exp[1]:
+                weights[i, column] = weight
+        return weights
+
+    return explain
+
+
+def shap_package(table: Table, n_samples: int, seed: int) -> Explain:
+    """``shap.KernelExplainer`` with ten centres of k-means as its background."""
+    import shap
+
+    state = np.random.get_state()  # noqa: NPY002  (shap draws from numpy's global state)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        background = shap.kmeans(table.coded(table.rows).numpy(), 10)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+    def explain(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        explainer = shap.KernelExplainer(
+            lambda codes: _unfavourable(model, table, codes, both=False), background
+        )
+        values = explainer.shap_values(table.coded(rows).numpy(), nsamples=n_samples, silent=True)
+        return torch.as_tensor(values, dtype=torch.float64)
+
+    return explain
+
+
+def captum_kernel_shap(table: Table, n_samples: int, seed: int) -> Explain:
+    """Captum's ``KernelShap`` by column, against the row of medians and most frequent values."""
+    codes = table.coded(table.rows)
+    reference = codes.median(0).values
+    for column in table.categories:
+        reference[column] = codes[:, column].mode().values
+    baseline = table.decoded(reference.unsqueeze(0))
+    first = torch.stack([(table.groups[0] == i).nonzero()[0, 0] for i in range(len(table.columns))])
+
+    def explain(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        shap = KernelShap(lambda x: model(x).softmax(1))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            found = [
+                shap.attribute(
+                    row, baselines=baseline, target=1, feature_mask=table.groups,
+                    n_samples=n_samples, perturbations_per_eval=n_samples,
+                )
+                for row in rows.split(1)
+            ]  # fmt: skip
+        return torch.cat(found)[:, first].double()  # each feature has its column's attribution
+
+    return explain
+
+
+def _unfavourable(
+    model: Callable[[Tensor], Tensor], table: Table, codes: np.ndarray, both: bool
+) -> np.ndarray:
+    rows = table.decoded(torch.as_tensor(np.asarray(codes), dtype=table.rows.dtype))
+    with torch.no_grad():
+        probabilities = model(rows).softmax(1)
+    return (probabilities if both else probabilities[:, 1]).numpy()
+
+
+EXPLAINERS = {
+    "LIME": lime_package,
+    "KernelSHAP": shap_package,
+    "KernelSHAP (Captum)": captum_kernel_shap,
+}
