@@ -25,6 +25,9 @@ class PropagationRule(ABC):
     ignores_negative: ClassVar[bool] = False
     """Whether layers give negative contributions nothing: ``minus`` is None for them."""
 
+    shares_evenly: ClassVar[bool] = False
+    """Whether the inputs of a neuron that nothing contributes to share its relevance evenly."""
+
     uses_bias: ClassVar[bool] = False
     """Whether ``bias`` is needed; it is None otherwise."""
 
@@ -89,7 +92,8 @@ class GammaRule(PropagationRule):
               z_j = \sum_i z_{ij},\quad s = \mathrm{sign}(z_j)
 
     The bias takes nothing, so relevance is conserved in every layer, also in
-    depthwise convolutions, unless a neuron has no contribution at all. The denominator is never
+    depthwise convolutions: the inputs of a neuron that nothing contributes to share its relevance
+    evenly. The denominator is never
     smaller than the numerator's sum of one sign: nothing is amplified by more than 1 + 2 / gamma.
     The limit of a large gamma is :class:`ZPlusRule` without its loss.
 
@@ -107,6 +111,8 @@ class GammaRule(PropagationRule):
         >>> GammaRule(0.5).ratios(torch.tensor(1.0), torch.tensor(4.0), torch.tensor(-2.0), None)
         (tensor(0.3750), tensor(0.2500))
     """
+
+    shares_evenly = True
 
     def __init__(self, gamma: float = 0.25) -> None:
         check_positive(gamma=gamma)
@@ -131,10 +137,12 @@ class EpsilonRule(PropagationRule):
                     {z_j + b_j + \epsilon_j} R_j, \qquad
               \epsilon_j = \epsilon\,\mathrm{sign}(z_j + b_j)
 
-    Here the share of the bias, and of :math:`\epsilon`, goes to the inputs in proportion to the
-    size of their contributions, so all relevance is conserved. With ``bias_takes_relevance`` it is
-    lost, as in Bach et al.: the numerator is :math:`z_{ij}` alone. Then the explanation of a
-    network of rectifiers is the gradient times the input, over the output.
+    By default the numerator is :math:`z_{ij}` alone, as in Bach et al.: biases keep their share,
+    and the explanation of a network of rectifiers is the gradient times the input, over the output.
+    Without ``bias_takes_relevance`` the share of the bias, and of :math:`\epsilon`, goes to the
+    inputs in proportion to the size of their contributions, and layers conserve relevance. Where
+    biases are strong and layers many, that gives much to neurons that are almost off, and the
+    layers below amplify it without bound: :class:`GammaRule` conserves and stays bounded.
 
     Args:
         epsilon: Keeps the denominator away from 0; positive.
@@ -147,15 +155,14 @@ class EpsilonRule(PropagationRule):
     Example:
         >>> import torch
         >>> from captum_robust.attr import EpsilonRule
-        >>> rule = EpsilonRule(1e-6, bias_takes_relevance=True)
-        >>> rule.ratios(torch.tensor(1.0), torch.tensor(4.0), torch.tensor(-2.0), None)
+        >>> EpsilonRule().ratios(torch.tensor(1.0), torch.tensor(4.0), torch.tensor(-2.0), None)
         (tensor(0.5000), tensor(0.5000))
     """
 
     uses_bias = True
     keeps_signs = True
 
-    def __init__(self, epsilon: float = 1e-6, bias_takes_relevance: bool = False) -> None:
+    def __init__(self, epsilon: float = 1e-6, bias_takes_relevance: bool = True) -> None:
         check_positive(epsilon=epsilon)
         self.epsilon, self.bias_takes_relevance = epsilon, bias_takes_relevance
 

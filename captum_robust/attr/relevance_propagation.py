@@ -28,8 +28,8 @@ _LOST = (
 )
 
 _LOST_BY_Z_PLUS = (
-    "Neurons without a positive contribution lose it under ZPlusRule: give rule=GammaRule() or "
-    "rule=EpsilonRule(), which conserve it."
+    "Neurons without a positive contribution lose it under ZPlusRule: give rule=GammaRule(), "
+    "which conserves it."
 )
 
 _LOST_BY_CONSTANTS = (
@@ -47,9 +47,8 @@ class RelevancePropagation(BackwardAttribution):
                     {\sum_k x_k w_{kj} - l_k w_{kj}^+ - h_k w_{kj}^-} R_j
 
     from :math:`R = 1` at the explained output: attributions are shares of it. ``rule`` takes
-    another rule than z+: :class:`GammaRule` and :class:`EpsilonRule` conserve relevance in every
-    layer, where z+ loses that of neurons which their bias alone holds up, as is common in depthwise
-    convolutions. Biases and constants take nothing unless the rule says so.
+    another rule than z+: :class:`GammaRule` conserves relevance in every layer, where z+ loses that
+    of neurons which their bias alone holds up, as is common in depthwise convolutions. Biases and constants take nothing unless the rule says so.
 
     Activations, divisors, gates (a product with a sigmoid) and normalisations pass relevance on;
     pooling by the maximum hands it to the largest; sums and averages share as the rule says; a

@@ -44,7 +44,10 @@ RULES = {
     "z+": (ZPlusRule(), z_plus_oracle),
     "gamma": (GammaRule(0.25), lambda z, b, r: gamma_oracle(z, b, r, 0.25)),
     "large gamma": (GammaRule(10.0), lambda z, b, r: gamma_oracle(z, b, r, 10.0)),
-    "epsilon": (EpsilonRule(0.1), lambda z, b, r: epsilon_oracle(z, b, r, 0.1, False)),
+    "epsilon": (
+        EpsilonRule(0.1, bias_takes_relevance=False),
+        lambda z, b, r: epsilon_oracle(z, b, r, 0.1, False),
+    ),
     "epsilon, bias": (
         EpsilonRule(0.1, bias_takes_relevance=True),
         lambda z, b, r: epsilon_oracle(z, b, r, 0.1, True),
@@ -165,6 +168,22 @@ def test_the_other_rules_conserve_it(name, bounds, beta):
     if beta is not None:
         explanation = BetaSmoothing(explanation, beta)
     relevance = explanation.attribute(images(), target=1)
+    torch.testing.assert_close(relevance.sum((1, 2, 3)), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_neurons_that_nothing_contributes_to_share_evenly_under_gamma(padding):
+    """All of the first rectifiers are off; the biases of the second layer alone are explained."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=padding, groups=2), nn.ReLU(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.LazyLinear(3),
+    ).double()  # fmt: skip
+    model(images())
+    with torch.no_grad():
+        model[0].bias.fill_(-20.0)
+        model[2].bias.fill_(1.0)
+    explain = RelevancePropagation(model, rule=GammaRule())
+    relevance = explain.attribute(images(), target=1)
     torch.testing.assert_close(relevance.sum((1, 2, 3)), torch.ones(3, dtype=torch.float64))
 
 

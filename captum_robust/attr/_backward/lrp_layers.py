@@ -23,7 +23,7 @@ from torch import Tensor
 
 from captum_robust.attr._backward.boxes import bounds_of
 from captum_robust.attr._backward.call import Call, Node, Shares, replaced
-from captum_robust.attr.propagation_rules import PropagationRule, quotient
+from captum_robust.attr.propagation_rules import PropagationRule, nothing, quotient
 
 Apply = Callable[[Tensor, Tensor], Tensor]
 """A layer without a bias, of an input and a weight."""
@@ -142,7 +142,14 @@ def _by_signs(
     net, by_size = (above + below) / 2, (above - below) / 2
     (slope,) = torch.autograd.grad(total, x, net, create_graph=create_graph)
     (size_slope,) = torch.autograd.grad(gross, size, by_size, create_graph=create_graph)
-    return x * slope + size * size_slope
+    shares = x * slope + size * size_slope
+    none = gross.detach() < nothing(gross)
+    if not rule.shares_evenly or not bool(none.any()):
+        return shares
+    ones = torch.ones_like(x.detach()).requires_grad_()
+    n_inputs = apply(ones, torch.ones_like(weight.detach()))
+    even = torch.where(none, relevance, 0.0).to(n_inputs.dtype) / n_inputs
+    return shares + torch.autograd.grad(n_inputs, ones, even, create_graph=create_graph)[0]
 
 
 def _with_norm(call: Call, norm: Call | None) -> tuple[Tensor, Tensor | None]:

@@ -39,7 +39,7 @@ from captum_robust.attr._backward.operations import (
     SOFTMAX,
     SUMS,
 )
-from captum_robust.attr.propagation_rules import PropagationRule, quotient
+from captum_robust.attr.propagation_rules import PropagationRule, nothing, quotient
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,14 @@ class Average(OperationRule):
             torch.autograd.grad(z, part, ratio, create_graph=create_graph)[0]
             for z, part, ratio in zip(values, parts, ratios, strict=True)
         ]
-        return [(node, parts[0] * slopes[0] + parts[1] * slopes[1])]
+        shares = parts[0] * slopes[0] + parts[1] * slopes[1]
+        none = (values[0] - values[1]).detach() < nothing(values[0])
+        if settings.rule.shares_evenly and bool(none.any()):
+            ones = torch.ones_like(x.detach()).requires_grad_()
+            total = call.again(ones)
+            even = torch.where(none, relevance, 0.0).to(total.dtype) / total
+            shares = shares + torch.autograd.grad(total, ones, even, create_graph=create_graph)[0]
+        return [(node, shares)]
 
 
 class Sum(OperationRule):
@@ -254,8 +261,12 @@ class Sum(OperationRule):
         pluses, minuses = (positive(a), positive(b)), (negative(a), negative(b))
         totals = torch.add(*pluses), torch.add(*minuses)
         by_plus, by_minus = settings.rule.ratios(relevance, *totals, None)
+        even: Tensor | float = 0.0
+        if settings.rule.shares_evenly:
+            none = (totals[0] - totals[1]).detach() < nothing(totals[0])
+            even = torch.where(none, relevance, 0.0) / 2
         return [
-            _whole(node, plus * by_plus + minus * by_minus)
+            _whole(node, plus * by_plus + minus * by_minus + even)
             for node, plus, minus in zip(nodes, pluses, minuses, strict=True)
         ]
 

@@ -98,7 +98,7 @@ def network(name):
 def test_relevance_is_conserved(name):
     model, x, has_token = network(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    for rule in (GammaRule(), EpsilonRule()):
+    for rule in (GammaRule(), EpsilonRule(bias_takes_relevance=False)):
         explain = RelevancePropagation(model, rule=rule, attention_weights=False)
         relevance = explain._detached(x, 1, None)
         assert relevance.isfinite().all()
