@@ -48,7 +48,8 @@ class RelevancePropagation(BackwardAttribution):
 
     from :math:`R = 1` at the explained output: attributions are shares of it. ``rule`` takes
     another rule than z+: :class:`GammaRule` conserves relevance in every layer, where z+ loses that
-    of neurons which their bias alone holds up, as is common in depthwise convolutions. Biases and constants take nothing unless the rule says so.
+    of neurons which their bias alone holds up, as is common in depthwise convolutions. Biases and
+    constants take nothing unless the rule says so.
 
     Activations, divisors, gates (a product with a sigmoid) and normalisations pass relevance on;
     pooling by the maximum hands it to the largest; sums and averages share as the rule says; a
