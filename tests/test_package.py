@@ -190,8 +190,12 @@ def test_an_underscore_keeps_a_module_to_its_package():
 TESTED_ELSEWHERE: dict[str, str] = {
     "__main__.py": "audit/test_command_line.py",
     "attacks/_best_iterate.py": "attacks/test_search.py",
+    "attacks/_ensemble.py": "attacks/test_auto.py",
     "attacks/_explained.py": "attacks/test_search.py",
     "attacks/_inputs.py": "attacks/test_settings.py",
+    "attacks/_members.py": "attacks/test_auto.py",
+    "attacks/_proposals.py": "attacks/test_black_box.py",
+    "attacks/_random_search.py": "attacks/test_black_box.py",
     "attacks/dombrowski.py": "attacks/test_algorithms.py",
     "attacks/ghorbani.py": "attacks/test_algorithms.py",
     "attacks/random_sign.py": "attacks/test_algorithms.py",

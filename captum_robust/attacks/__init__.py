@@ -1,10 +1,19 @@
 """Attacks on explanations, with the interface of :mod:`torchattacks`."""
 
 from captum_robust.attacks._explained import Explained
+from captum_robust.attacks.auto import AutoExplanationAttack
 from captum_robust.attacks.balls import L2, LInf
+from captum_robust.attacks.black_box import BlackBoxExplanationAttack
 from captum_robust.attacks.dombrowski import Dombrowski
 from captum_robust.attacks.explanation_attack import ExplanationAttack
 from captum_robust.attacks.ghorbani import GhorbaniMassCenter, GhorbaniTarget, GhorbaniTopK
+from captum_robust.attacks.measures import (
+    DistanceTo,
+    MapCorrelation,
+    Measure,
+    RankCorrelation,
+    TopKIntersection,
+)
 from captum_robust.attacks.random_sign import RandomSign
 from captum_robust.attacks.report import AttackReport, Indicator
 from captum_robust.attacks.scaffold import ScaffoldedModel, ScaffoldReport
@@ -13,6 +22,9 @@ from captum_robust.attacks.schedules import GeometricGrowth, LinearDecay
 __all__ = [
     "L2",
     "AttackReport",
+    "AutoExplanationAttack",
+    "BlackBoxExplanationAttack",
+    "DistanceTo",
     "Dombrowski",
     "Explained",
     "ExplanationAttack",
@@ -23,7 +35,11 @@ __all__ = [
     "Indicator",
     "LInf",
     "LinearDecay",
+    "MapCorrelation",
+    "Measure",
     "RandomSign",
+    "RankCorrelation",
     "ScaffoldReport",
     "ScaffoldedModel",
+    "TopKIntersection",
 ]

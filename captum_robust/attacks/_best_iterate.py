@@ -38,40 +38,62 @@ class BestIterate:
         self._output = self._clean_output = clean.output.detach()
         self._explained = outputs.score(self._clean_output, target)
         none = torch.zeros_like(self.score, dtype=torch.long)
-        self.iterations = 0
-        self._allowed, self._improved_at = none, none
+        self.iterations = self._allowed = self._improved_at = none
         self._met_nan = none.bool()
         self._followed: Tensor | None = None
         # Where there is nothing to manipulate, as was said already, there is nothing to follow.
         self._blank = clean.relevance.flatten(1).sum(1) == 0
 
-    def allowed(self, output: Tensor) -> Tensor:
-        """Whether outputs keep the prediction and ``eps_output``, (N,)."""
-        kept = self._outputs.same(self._clean_output, output)
+    def allowed(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Whether outputs for the examples ``rows`` keep the prediction and ``eps_output``."""
+        kept = self._outputs.same(_rows(self._clean_output, rows), output)
         if self._eps_output is not None:
-            change = self._outputs.score(output, self._target) - self._explained
+            target = None if self._target is None else _rows(self._target, rows)
+            change = self._outputs.score(output, target) - _rows(self._explained, rows)
             kept = kept & (change.abs() <= self._eps_output)
         return kept
 
-    def update(self, x: Tensor, score: Tensor, seen: Explained) -> None:
-        """Keep what is better and allowed."""
+    def update(self, x: Tensor, score: Tensor, seen: Explained, rows: Tensor | None = None) -> None:
+        """Keep what is better and allowed.
+
+        Args:
+            x: Candidates.
+            score: What is minimised, at each.
+            seen: What the attack sees of them on the true model.
+            rows: Which examples they are versions of, none twice; None: each of its own.
+        """
         output, score = seen.output.detach(), score.detach()
-        allowed = self.allowed(output)
+        allowed, before = self.allowed(output, rows), _rows(self.score, rows)
         # An explanation that is zero everywhere shows nothing; that is not to show another.
         shows = seen.relevance.flatten(1).sum(1) > 0
-        better = (score < self.score) & allowed & shows
-        self.iterations += 1
-        self._allowed = self._allowed + allowed
-        self._met_nan = self._met_nan | score.isnan()
-        self._improved_at = torch.where(better, self.iterations, self._improved_at)
-        self.score = torch.where(better, score, self.score)
-        self._output = torch.where(_per_example(better, output), output, self._output)
-        self.images = torch.where(_per_example(better, x), x, self.images)
+        better = (score < before) & allowed & shows
+        iterations = _rows(self.iterations, rows) + 1
 
-    def note_gradient(self, gradient: Tensor) -> None:
+        def keep(old: Tensor, new: Tensor) -> Tensor:
+            return _replaced(
+                old, torch.where(_per_example(better, new), new, _rows(old, rows)), rows
+            )
+
+        self.iterations = _replaced(self.iterations, iterations, rows)
+        self._allowed = _replaced(self._allowed, _rows(self._allowed, rows) + allowed, rows)
+        nan = _rows(self._met_nan, rows) | score.isnan()
+        self._met_nan = _replaced(self._met_nan, nan, rows)
+        self._improved_at = keep(self._improved_at, iterations)
+        self.score = keep(self.score, score)
+        self._output = keep(self._output, output)
+        self.images = keep(self.images, x)
+
+    def note_gradient(self, gradient: Tensor, rows: Tensor | None = None) -> None:
         """Remember which examples had something to follow."""
         followed = (gradient.flatten(1) != 0).any(1)
-        self._followed = followed if self._followed is None else self._followed | followed
+        if self._followed is None:
+            self._followed = torch.zeros_like(self._met_nan)
+        self._followed = _replaced(self._followed, _rows(self._followed, rows) | followed, rows)
+
+    def without_gradient(self) -> Tensor:
+        """Which examples had nothing to follow so far."""
+        nothing = torch.zeros_like(self._met_nan)
+        return nothing if self._followed is None else ~self._followed
 
     def report(self, *, draws: bool, again: Tensor) -> AttackReport:
         """What happened, for the user.
@@ -81,13 +103,12 @@ class BestIterate:
             again: The model's output at the clean examples, computed another time.
         """
         untouched = self._improved_at == 0
-        followed = self._followed
         return AttackReport(
             kept_prediction=self.allowed(self._output),
             measure_before=self._clean_score,
             measure=self.score,
             untouched=untouched,
-            gradient_zero=torch.zeros_like(untouched) if followed is None else ~followed,
+            gradient_zero=self.without_gradient(),
             not_finite=self._met_nan,
             without_valid=self.iterations - self._allowed,
             improved_at=self._improved_at,
@@ -98,7 +119,7 @@ class BestIterate:
 
     def warn(self, report: AttackReport) -> None:
         """Say where the search met NaN, had no gradient to follow, or came back with nothing."""
-        stuck = report.gradient_zero & ~self._blank
+        stuck = report.gradient_zero & report.untouched & ~self._blank
         failed = report.untouched & ~stuck & ~self._blank & ~report.not_finite
         never = failed & (report.without_valid == report.iterations)
         counts = torch.stack([stuck, report.not_finite, failed, never]).sum(1).tolist()
@@ -124,6 +145,14 @@ class BestIterate:
                 "steps (alpha), more of them, or AutoExplanationAttack; attack.report.untouched "
                 "says which images these are."
             )
+
+
+def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values[rows]
+
+
+def _replaced(old: Tensor, new: Tensor, rows: Tensor | None) -> Tensor:
+    return new if rows is None else old.index_copy(0, rows, new)
 
 
 def _per_example(condition: Tensor, like: Tensor) -> Tensor:

@@ -80,3 +80,98 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
         tensor([25.])
     """
     return (a - b).square().flatten(1).sum(1)
+
+
+def soft_top_k(relevance: Tensor, region: Tensor, k: int, sharpness: float = 0.3) -> Tensor:
+    r"""How many of a region's features are among the k largest, with soft edges.
+
+    .. math:: \frac{1}{k} \sum_{t \in T} \sigma\left(\frac{r_t - \tau}{s\, \tau}\right)
+
+    with the k-th largest relevance :math:`\tau` taken as a constant. As s goes to 0 it becomes the
+    top-k intersection, whose own derivative is zero. Features far from the edge hardly count, so
+    the loss works where the mass does not: at those that are about to leave.
+
+    Args:
+        relevance: Relevance maps, (N, ...).
+        region: 1 for the features that count and 0 elsewhere; the shape of ``relevance``.
+        k: Number of features.
+        sharpness: s, in units of the k-th largest relevance.
+
+    Returns:
+        (N,), between 0 and 1.
+
+    Example:
+        >>> r = torch.tensor([[0.5, 0.2, 0.3]])
+        >>> soft_top_k(r, torch.tensor([[1.0, 0.0, 0.0]]), k=1)
+        tensor([0.5000])
+    """
+    flat = relevance.flatten(1)
+    tau = flat.detach().topk(k, dim=1).values[:, -1:].clamp(min=torch.finfo(flat.dtype).tiny)
+    inside = torch.sigmoid((flat - tau) / (sharpness * tau))
+    return (inside * region.flatten(1)).sum(1) / k
+
+
+def relative_top_k(relevance: Tensor, region: Tensor, k: int, sharpness: float = 0.5) -> Tensor:
+    r"""Like :func:`soft_top_k`, of ratios: :math:`\sigma(\log(r_t / \tau) / s)`.
+
+    A feature far above the edge keeps a part of its gradient, which there fades in soft_top_k.
+
+    Example:
+        >>> r = torch.tensor([[0.5, 0.2, 0.3]])
+        >>> relative_top_k(r, torch.tensor([[1.0, 0.0, 0.0]]), k=1)
+        tensor([0.5000])
+    """
+    flat = relevance.flatten(1)
+    tau = flat.detach().topk(k, dim=1).values[:, -1:].clamp(min=torch.finfo(flat.dtype).tiny)
+    # A thousandth of the edge keeps the logarithm, and its derivative, finite at zero.
+    inside = torch.sigmoid(((flat + 1e-3 * tau) / (1.001 * tau)).log() / sharpness)
+    return (inside * region.flatten(1)).sum(1) / k
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's correlation of two maps, (N,); 0 where one of them is constant.
+
+    Example:
+        >>> correlation(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 6.0]])).round()
+        tensor([1.])
+    """
+    a, b = (m.flatten(1) - m.flatten(1).mean(1, keepdim=True) for m in (a, b))
+    spread = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    return (a * b).sum(1) / torch.where(spread > 0, spread, torch.inf)
+
+
+def soft_rank_correlation(a: Tensor, ranks: Tensor, sharpness: float = 0.5) -> Tensor:
+    r"""Correlation of given ranks with soft ranks of ``a``, (N,).
+
+    A soft rank is :math:`\sigma((\log a_i - m) / (s\, d))` with the mean m and the standard
+    deviation d of the logarithms, taken as constants: the rank that ``a`` would have in a
+    log-logistic distribution. It costs one pass over the features, where comparing all pairs costs
+    their square.
+
+    Args:
+        a: Relevance maps, (N, ...).
+        ranks: What to correlate with, such as ranks of another map, of the same shape.
+        sharpness: s.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 2.0, 4.0]])
+        >>> soft_rank_correlation(a, torch.tensor([[0.0, 1.0, 2.0]])).item() > 0.99
+        True
+    """
+    flat = a.flatten(1)
+    floor = flat.detach().mean(1, keepdim=True) * 1e-4
+    logs = (flat + floor + torch.finfo(flat.dtype).tiny).log()
+    center = logs.detach().mean(1, keepdim=True)
+    spread = logs.detach().std(1, keepdim=True).clamp(min=1e-6)
+    return correlation(torch.sigmoid((logs - center) / (sharpness * spread)), ranks)
+
+
+def ranks_of(a: Tensor) -> Tensor:
+    """Position of each feature in the order of its map, from 0 on, as numbers of its dtype.
+
+    Example:
+        >>> ranks_of(torch.tensor([[0.5, 0.2, 0.3]]))
+        tensor([[2., 0., 1.]])
+    """
+    flat = a.flatten(1)
+    return flat.argsort(1).argsort(1).to(a.dtype).view_as(a)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 
@@ -43,6 +42,8 @@ class AttackReport:
         deterministic: Whether the model gave the same output twice.
         agreement: Correlation of the surrogate's maps with the true model's, mean over the run.
         loss_improved: Whether the surrogate's loss fell.
+        members: What each member of an ensemble took off the measure, mean over the examples.
+        evaluations: Mean number of gradients of an example that an ensemble computed.
         extra: Further signs, by attacks that see more.
 
     References:
@@ -65,11 +66,13 @@ class AttackReport:
     not_finite: Tensor
     without_valid: Tensor
     improved_at: Tensor
-    iterations: int
+    iterations: Tensor
     draws_noise: bool = False
     deterministic: bool = True
     agreement: Tensor | None = None
     loss_improved: Tensor | None = None
+    members: dict[str, float] = field(default_factory=dict)
+    evaluations: float | None = None
     extra: tuple[Indicator, ...] = field(default=())
 
     def __repr__(self) -> str:
@@ -92,7 +95,9 @@ class AttackReport:
             _sign("zero gradient", self.gradient_zero, _ZERO),
             _sign("not finite", self.not_finite, _NOT_FINITE),
             _sign(
-                "no valid candidate", self.without_valid == max(1, self.iterations), _NEVER_VALID
+                "no valid candidate",
+                self.without_valid == self.iterations.clamp(min=1),
+                _NEVER_VALID,
             ),
             _sign("still improving", self._late(), _LATE),
             _flag("noise", self.draws_noise, _NOISE),
@@ -107,9 +112,8 @@ class AttackReport:
 
     def _late(self) -> Tensor:
         """Whether the best iterate came in the last twentieth of a run of twenty or more."""
-        if self.iterations < _ENOUGH_ITERATIONS:
-            return torch.zeros_like(self.untouched)
-        return self.improved_at > _LATE_FROM * self.iterations
+        enough = self.iterations >= _ENOUGH_ITERATIONS
+        return enough & (self.improved_at > _LATE_FROM * self.iterations)
 
 
 _ENOUGH_ITERATIONS, _LATE_FROM = 20, 0.95

@@ -22,7 +22,7 @@ def test_report_of_an_attack_that_worked(make_network, make_images, explained):
     for x, measure in ((images, report.measure_before), (manipulated, report.measure)):
         torch.testing.assert_close(measure, score(explained(model, x, labels)))
     assert report.kept_prediction.all()
-    assert report.iterations == 8
+    assert (report.iterations == 8).all()
     untouched = (manipulated == images).flatten(1).all(1)
     assert torch.equal(report.untouched, untouched)
     assert torch.equal(report.improved_at == 0, untouched)

@@ -1,0 +1,179 @@
+"""The search without gradients: squares at random, and estimated gradients where they stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captum_robust.attacks._best_iterate import BestIterate
+from captum_robust.attacks._explained import Explained, ModelView
+from captum_robust.attacks._limits import Limits
+from captum_robust.attacks._proposals import stratified_normal, with_square
+from captum_robust.attacks.measures import Loss, Measure
+
+# Share of the features in a square, at the first and at the last query.
+_LARGEST, _SMALLEST = 0.3, 0.003
+# A loss breaks ties of the measure; it is scaled to be smaller than a step of the measure.
+_TIE = 1e-3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched: examples, their limits, and how a candidate is judged.
+
+    Args:
+        view: The attacked model and its explanation.
+        images: The clean examples.
+        clean: Their relevance maps.
+        measure: What counts.
+        loss: What breaks its ties.
+        limits: What every candidate must respect.
+        channel_dim: Dimension of the channels, or None.
+        generator: Source of randomness.
+    """
+
+    view: ModelView
+    images: Tensor
+    clean: Tensor
+    measure: Measure
+    loss: Loss
+    limits: Limits
+    channel_dim: int | None
+    generator: torch.Generator
+
+    def judge(self, x: Tensor, rows: Tensor | None) -> tuple[Explained, Tensor, Tensor]:
+        """What is seen of candidates, their measure, and what a search compares."""
+        seen = self.view.explain(x, rows)
+        clean = self.clean if rows is None else self.clean[rows]
+        measure = self.measure(clean, seen.relevance)
+        return seen, measure, measure + _TIE * self.loss(seen.relevance, rows)
+
+
+class RandomSearch:
+    """Squares at random positions, kept where they are better; one query a step and example.
+
+    Args:
+        problem: What is searched.
+        best: Keeps the best candidates.
+        start: Where to begin, allowed points.
+        values: What a search compares, at these.
+        rows: The examples that take part; None: all.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        best: BestIterate,
+        start: Tensor,
+        values: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
+        self._problem, self._best, self._rows = problem, best, rows
+        self.x, self.values = start, values
+        self.reached = torch.full_like(values, torch.inf)
+        """The lowest measure of an allowed candidate, (n,)."""
+        self._center = problem.images if rows is None else problem.images[rows]
+
+    def step(self, progress: float) -> None:
+        """Try one square for each example."""
+        share = _LARGEST * (_SMALLEST / _LARGEST) ** progress
+        problem = self._problem
+        moved = with_square(
+            self.x, self._center, share, problem.limits, problem.channel_dim, problem.generator
+        )
+        self._try(moved)
+
+    def _try(self, moved: Tensor) -> None:
+        candidate = self._problem.limits.candidate(moved, self._center)
+        seen, measure, value = self._problem.judge(candidate, self._rows)
+        self._best.update(candidate, measure, seen, self._rows)
+        allowed = self._best.allowed(seen.output.detach(), self._rows)
+        allowed = allowed & (seen.relevance.flatten(1).sum(1) > 0)
+        self.reached = torch.where(allowed, measure, torch.inf).minimum(self.reached)
+        better = (value < self.values) & allowed
+        self.values = torch.where(better, value, self.values)
+        self.x = torch.where(better.view(-1, *[1] * (moved.dim() - 1)), candidate, self.x)
+
+
+class EvolutionSearch(RandomSearch):
+    """Steps along a gradient estimated from antithetic, stratified noise (natural evolution).
+
+    Args:
+        pairs: Pairs of opposite samples an estimate takes.
+        spread: Standard deviation of the noise, in units of the radius.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        best: BestIterate,
+        start: Tensor,
+        values: Tensor,
+        pairs: int = 16,
+        spread: float = 0.3,
+    ) -> None:
+        super().__init__(problem, best, start, values)
+        self._pairs, self._spread = pairs, spread
+
+    @property
+    def queries_per_step(self) -> int:
+        """Queries an example that a step takes."""
+        return 2 * self._pairs + 1
+
+    def step(self, progress: float) -> None:
+        """Estimate a gradient and follow it."""
+        size = 0.25 * (1 - progress) + 0.02
+        unit = self._problem.limits.ball.direction(self._gradient())
+        eps = self._problem.limits.eps
+        moved = self.x - (size * eps * unit).to(self.x.dtype)
+        self._try(self._problem.limits.project(moved, self._center))
+
+    def _gradient(self) -> Tensor:
+        problem, total = self._problem, torch.zeros_like(self.x)
+        noise = stratified_normal(self.x[0], self._pairs, problem.generator)
+        scale = (self._spread * torch.as_tensor(problem.limits.eps)).to(self.x)
+        for sample in noise:
+            moved = problem.limits.project(self.x + scale * sample, self._center)
+            candidate = problem.limits.candidate(moved, self._center)
+            seen, measure, value = problem.judge(candidate, self._rows)
+            self._best.update(candidate, measure, seen, self._rows)
+            total += value.view(-1, *[1] * (total.dim() - 1)) * sample
+        return total
+
+
+def search_without_gradient(
+    problem: Problem,
+    best: BestIterate,
+    queries: int,
+    advance: Callable[[int], object] = lambda count: None,
+    evolution: float = 0.3,
+) -> None:
+    """Random squares first, then estimated gradients from where they ended.
+
+    Args:
+        problem: What is searched.
+        best: Keeps the best candidates; its examples are the start.
+        queries: How many candidates of each example may be judged.
+        advance: Is told how many were.
+        evolution: Share of the queries for estimated gradients.
+    """
+    first = problem.clean
+    values = problem.measure(first, first) + _TIE * problem.loss(first, None)
+    squares = RandomSearch(problem, best, problem.images, values)
+    steps = max(1, queries - int(evolution * queries))
+    for i in range(steps):
+        squares.step(i / max(1, steps - 1))
+        advance(1)
+    later = EvolutionSearch(problem, best, squares.x, squares.values)
+    rounds = (queries - steps) // later.queries_per_step
+    for i in range(rounds):
+        later.step(i / max(1, rounds - 1))
+        advance(later.queries_per_step)
+    for _ in range(queries - steps - rounds * later.queries_per_step):
+        later_step = RandomSearch(problem, best, later.x, later.values)
+        later_step.step(1.0)
+        later.x, later.values = later_step.x, later_step.values
+        advance(1)
