@@ -10,6 +10,7 @@
 
 from captum_robust.certificates.bounds import enclosing_l2_radius
 from captum_robust.certificates.counts import SmoothingCounts
+from captum_robust.certificates.detector import ManipulationDetector, Verdict
 from captum_robust.certificates.deterministic import (
     GradientCertificate,
     certify_gradient_top_k,
@@ -20,9 +21,11 @@ from captum_robust.certificates.top_k import TopKCertificate, certify_top_k
 
 __all__ = [
     "GradientCertificate",
+    "ManipulationDetector",
     "PixelCertificate",
     "SmoothingCounts",
     "TopKCertificate",
+    "Verdict",
     "certify_gradient_top_k",
     "certify_pixels",
     "certify_top_k",
