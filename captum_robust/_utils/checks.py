@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from captum.attr import Attribution
+from captum.attr import Attribution, GradientAttribution
 from torch import Tensor
 
 from captum_robust._utils.inference_mode import outside_inference_mode
@@ -111,6 +111,8 @@ def checked(attribute: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(attribute)
     def run(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         check_inputs(inputs)
+        if isinstance(self, GradientAttribution):
+            check_floating_inputs(inputs)
         if hasattr(self, "check_inputs"):  # what else the explanation asks of them
             self.check_inputs(inputs)
         return outside(self, inputs, *args, **kwargs)
