@@ -77,3 +77,16 @@ def test_the_objective_runs_under_the_precision_of_the_accelerator(loader, model
     assert set(seen) == {torch.bfloat16}
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert type(trainer.model) is nn.Sequential
+
+
+def test_the_scale_of_float16_travels_with_checkpoints(model, loader, tmp_path):
+    def run(scale: float) -> Trainer:
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return Trainer(model, CrossEntropy(), sgd, accelerator=accelerator)
+
+    first = run(64.0)
+    first.fit(loader(), 1, checkpoints=tmp_path, show_progress=False)
+    again = run(4096.0)
+    again.fit(loader(), 1, checkpoints=tmp_path, show_progress=False)
+    assert again._engine().scaler.get_scale() == first._engine().scaler.get_scale() == 64.0
