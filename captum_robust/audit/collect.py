@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from captum_robust.audit.report import AuditReport, Example, ExplanationSummary
+from captum_robust.audit.report import AuditReport
+from captum_robust.audit.results import Example, ExplanationSummary
 from captum_robust.audit.settings import FRACTIONS, Settings
 from captum_robust.audit.store import Arrays, BatchStore
 from captum_robust.audit.summary import estimate

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from captum_robust.audit.report import AuditReport, Example, ExplanationSummary
+from captum_robust.audit.results import Example, ExplanationSummary, Findings
 
 Array = npt.NDArray[np.float32]
 
@@ -107,7 +107,7 @@ def curve_points(
     }
 
 
-def curves(report: AuditReport) -> Figure:
+def curves(report: Findings) -> Figure:
     """What is left under attack against the size of the change, a line for each explanation."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()

@@ -12,14 +12,14 @@ import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from captum_robust.audit.pictures import HEIGHT, MARGIN, WIDTH, bars_of, curve_points, pictures_of
-from captum_robust.audit.report import AuditReport
+from captum_robust.audit.results import Findings
 from captum_robust.audit.settings import FRACTIONS
 from captum_robust.audit.verdict import Verdict
 
 _CLASSES = {Verdict.HARD: "hard", Verdict.EASY: "easy", Verdict.UNRELIABLE: "unreliable"}
 
 
-def render(report: AuditReport, title: str) -> str:
+def render(report: Findings, title: str) -> str:
     """The whole page."""
     style, script = _resource("report.css"), _resource("report.js")
     policy = (
@@ -37,12 +37,12 @@ def render(report: AuditReport, title: str) -> str:
     )  # fmt: skip
 
 
-def table_html(report: AuditReport) -> str:
+def table_html(report: Findings) -> str:
     """The table of explanations alone, for notebooks."""
     return _template("table.html").render(report=report, classes=_CLASSES, main=FRACTIONS[-1])
 
 
-def _section(name: str, report: AuditReport) -> dict[str, Any]:
+def _section(name: str, report: Findings) -> dict[str, Any]:
     found = report.explanations[name]
     n_inputs = found.examples[0].input.size if found.examples else 1
     names = report.settings.get("feature_names")

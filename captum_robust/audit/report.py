@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
+from captum_robust.audit.results import ExplanationSummary, Findings
 from captum_robust.audit.settings import FRACTIONS
 from captum_robust.audit.summary import Estimate
 from captum_robust.audit.verdict import Rules, Verdict
@@ -24,70 +21,8 @@ SCHEMA = "captum_robust.audit/1"
 """Name and version of the form that :meth:`AuditReport.to_json` writes."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """An example of an explanation before and after the attack.
-
-    Attributes:
-        title: Why it is shown: "worst" or "median".
-        index: Its number in the data.
-        left: Share of the top k that is left.
-        input: The input, as the loader gave it.
-        moved: The manipulated input.
-        before: Relevance map of the input.
-        after: Relevance map of the manipulated input.
-    """
-
-    title: str
-    index: int
-    left: float
-    input: npt.NDArray[np.float32]
-    moved: npt.NDArray[np.float32]
-    before: npt.NDArray[np.float32]
-    after: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ExplanationSummary:
-    """What was measured of one explanation.
-
-    Attributes:
-        verdict: The conclusion.
-        reason: Why.
-        values: Estimates by name: "attack/0.5/top_k" is the share of the top k that is left under
-            an attack of half of eps, "noise/..." under random noise of this size, "certified/0.1"
-            what no change of Euclidean norm 0.1 can take away; "infidelity", "flipping",
-            "sensitivity".
-        failed: Share of examples for which the attack found no allowed change.
-        indicators: For each indicator of a failed attack the share of examples with it.
-        errors: Messages of examples that could not be explained, with their number.
-        randomized: Rank correlation with the explanations of the model with random parameters.
-        examples: The worst and the median example.
-    """
-
-    verdict: Verdict
-    reason: str
-    values: Mapping[str, Estimate]
-    failed: float
-    indicators: Mapping[str, float]
-    errors: Mapping[str, int]
-    randomized: float | None
-    examples: Sequence[Example] = field(default=(), compare=False, repr=False)
-
-    def left(self, kind: str = "attack", measure: str = "top_k") -> list[tuple[float, Estimate]]:
-        """What is left at each share of eps."""
-        keys = [(fraction, f"{kind}/{fraction}/{measure}") for fraction in FRACTIONS]
-        return [(fraction, self.values[key]) for fraction, key in keys if key in self.values]
-
-    def certified(self) -> list[tuple[float, Estimate]]:
-        """What no change within each Euclidean radius can take away."""
-        radii = [float(key.split("/")[1]) for key in self.values if key.startswith("certified/")]
-        return [(radius, self.values[f"certified/{radius}"]) for radius in sorted(radii)]
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """The result of :func:`audit`.
+class AuditReport(Findings):
+    """The result of :func:`audit`: its findings, and ways to hand them on.
 
     Attributes:
         settings: What the numbers follow from, as JSON has it.
@@ -100,16 +35,6 @@ class AuditReport:
         rules: What the verdicts follow from.
         rows: A dictionary for each example.
     """
-
-    settings: Mapping[str, Any]
-    circumstances: Mapping[str, Any]
-    n_examples: int
-    accuracy: Estimate | None
-    explanations: Mapping[str, ExplanationSummary]
-    refused: Mapping[str, str]
-    agreement: Mapping[str, Estimate]
-    rules: Rules
-    rows: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
     def table(self) -> list[dict[str, Any]] | DataFrame:
         """A row for each explanation: a pandas ``DataFrame`` where pandas is installed, else dicts.
@@ -232,31 +157,6 @@ class AuditReport:
 
         return curves(self)
 
-    def summary(self) -> list[str]:
-        """The conclusion in at most three sentences."""
-        by_verdict: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
-        for name, found in self.explanations.items():
-            by_verdict[found.verdict].append(name)
-        hard, easy, unknown = (
-            by_verdict[v] for v in (Verdict.HARD, Verdict.EASY, Verdict.UNRELIABLE)
-        )
-        total = len(self.explanations)
-        sentences = []
-        if easy:
-            sentences.append(
-                f"{len(easy)} of {total} explanations can be manipulated by small changes of the "
-                f"input that leave the prediction as it is: {_listed(easy)}."
-            )
-        if hard:
-            sentences.append(
-                f"{len(hard)} of {total} withstood the strongest attack: {_listed(hard)}."
-            )
-        if unknown:
-            sentences.append(
-                f"{len(unknown)} of {total} could not be measured reliably: {_listed(unknown)}."
-            )
-        return sentences or ["No explanation could be measured."]
-
     def _repr_html_(self) -> str:
         from captum_robust.audit.render import table_html
 
@@ -272,7 +172,3 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

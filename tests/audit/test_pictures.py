@@ -13,7 +13,7 @@ from captum_robust.audit.pictures import (
     curves,
     pictures_of,
 )
-from captum_robust.audit.report import Example
+from captum_robust.audit.results import Example
 
 
 def example(shape, map_shape):
