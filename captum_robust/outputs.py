@@ -75,7 +75,7 @@ class Outputs(ABC):
         return labels
 
     def watched(self, clean: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """What curves follow from a clean output on, for :meth:`confidence` and :meth:`keeps`.
+        """The target that a curve follows, for :meth:`confidence` and :meth:`keeps`.
 
         By default :meth:`target`: what ``labels`` name, or what is predicted.
         """

@@ -135,7 +135,7 @@ _DRAWING = (NoiseTunnel, GradientShap, LimeBase, ShapleyValueSampling)
 def same_draws(
     attribution: Any, seed: int, device: torch.device | str, kwargs: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """A block in which ``attribution`` draws what it draws in any block of the same seed.
+    """Seed the random draws of ``attribution`` for the length of a block.
 
     Args:
         attribution: An ``Attribution`` or None.

@@ -1,4 +1,4 @@
-"""How to notice what a torch function mode of this thread has not seen."""
+"""Find in the autograd graph what a torch function mode of this thread has missed."""
 
 from __future__ import annotations
 

@@ -160,19 +160,3 @@ def check_labels(labels: Tensor | None, images: Tensor) -> None:
             f"labels must have shape ({len(images)},), one class per image, got "
             f"{tuple(labels.shape)}."
         )
-
-
-def check_logits(logits: Tensor, labels: Tensor | None, images: Tensor) -> None:
-    """Raise ValueError unless ``logits`` are a row of classes per image, ``labels`` among them."""
-    if logits.dim() != 2 or len(logits) != len(images):
-        raise ValueError(
-            f"model must return logits of shape ({len(images)}, classes) for {len(images)} images, "
-            f"got {tuple(logits.shape)}. An attack keeps the class of the largest."
-        )
-    if bool(logits.isnan().any()):
-        raise ValueError("model returned NaN for these images, so they have no predicted class.")
-    if labels is not None and not bool(((labels >= 0) & (labels < logits.shape[1])).all()):
-        raise ValueError(
-            f"labels must be classes of the model, 0 to {logits.shape[1] - 1}, got "
-            f"{labels.min().item()} to {labels.max().item()}."
-        )

@@ -30,7 +30,7 @@ class Constants:
             for module in modules
             for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))
         }
-        self._made: dict[int, Tensor] = {}  # held, lest another tensor gets the same id
+        self._made: dict[int, Tensor] = {}  # held, so that no other tensor gets the same id
 
     @classmethod
     def of(cls, model: Callable[..., Any] | Constants | None) -> Constants | None:
@@ -56,7 +56,7 @@ class Constants:
         return result
 
     def nodes(self) -> list[Any]:
-        """Where the values that were made end the graph of what depends on the inputs."""
+        """The autograd nodes of constants: a search of the graph ends there."""
         return [tensor.grad_fn for tensor in self._made.values()]
 
     def forget(self) -> None:

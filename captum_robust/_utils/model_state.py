@@ -109,7 +109,7 @@ def preserve_model(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def depends_on_mode(model: nn.Module) -> bool:
-    """Whether a part of ``model`` is in training mode that computes something else in it.
+    """Whether a module whose output differs in training mode is in training mode.
 
     Example:
         >>> from torch import nn

@@ -51,7 +51,7 @@ def overwrite_directly(z: Tensor, activation: Callable[[Tensor], Tensor]) -> Ten
 
 
 def in_reverse_mode_alone(*tensors: Tensor) -> bool:
-    """Whether no transform (vmap, forward mode) is at work, of which an OwnFunction knows none."""
+    """Whether no transform (vmap, forward mode) is at work: an OwnFunction supports none."""
     if getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0:  # inside dual_level()
         return False
     return not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)

@@ -30,7 +30,7 @@ from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr.differentiable import differentiable
 from captum_robust.attr.softplus import softplus_activations
 
-# Their hooks and rules call rectifiers of their own, or never call ``forward_func``.
+# They use rectifiers of their own in hooks and rules, or do not call ``forward_func``.
 _NOT_SMOOTHABLE = (LRP, GuidedBackprop, Deconvolution, GuidedGradCam)
 
 _NOTHING = (

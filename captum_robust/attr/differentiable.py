@@ -118,7 +118,7 @@ def _graph_enabled(
 
 
 def _overtaken(cls: type) -> bool:
-    """Whether a subclass explains in a way that the graph, inherited, knows nothing of."""
+    """Whether a subclass overrides ``attribute`` and inherits ``attribute_with_graph``."""
     explains, graph = (
         next((base for base in cls.__mro__ if name in vars(base)), cls)
         for name in ("attribute", "attribute_with_graph")

@@ -34,8 +34,8 @@ class GuidedBackprop(BackwardAttribution):
 
     Under :class:`BetaSmoothing` the network is smoothed and the rule stays:
     :math:`g_z = \mathrm{sigmoid}(\beta z)\,g^+`. The code of Dombrowski et al. also has
-    :math:`\mathrm{softplus}_\beta(g)` for :math:`g^+`, which of a gradient much smaller than
-    :math:`1/\beta` leaves :math:`\ln 2/\beta`, whatever the class and the image.
+    :math:`\mathrm{softplus}_\beta(g)` for :math:`g^+`, which replaces every gradient much smaller
+    than :math:`1/\beta` by the constant :math:`\ln 2/\beta`.
 
     Args:
         forward_func: The model, or any function that calls it; it need not be a module.

@@ -107,8 +107,8 @@ def learn_patterns(
         show_progress: Whether to show a bar on standard error.
 
     Returns:
-        The patterns, one for each weight, in its shape, dtype and device; 0 for a neuron that no
-        image wakes.
+        The patterns, one for each weight, in its shape, dtype and device; 0 for a neuron that is
+        never active.
 
     Raises:
         TypeError: ``model`` is not a module, is scripted, compiled or parallel, hides calls, or

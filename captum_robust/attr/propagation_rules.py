@@ -137,8 +137,8 @@ class EpsilonRule(PropagationRule):
                     {z_j + b_j + \epsilon_j} R_j, \qquad
               \epsilon_j = \epsilon\,\mathrm{sign}(z_j + b_j)
 
-    By default the numerator is :math:`z_{ij}` alone, as in Bach et al.: biases keep their share,
-    and the explanation of a network of rectifiers is the gradient times the input, over the output.
+    By default the numerator is :math:`z_{ij}` alone, as in Bach et al.: the share of a bias is
+    lost, and the explanation of a network of rectifiers is the gradient times the input, over the output.
     Without ``bias_takes_relevance`` the share of the bias, and of :math:`\epsilon`, goes to the
     inputs in proportion to the size of their contributions, and layers conserve relevance. Where
     biases are strong and layers many, that gives much to neurons that are almost off, and the
@@ -146,7 +146,7 @@ class EpsilonRule(PropagationRule):
 
     Args:
         epsilon: Keeps the denominator away from 0; positive.
-        bias_takes_relevance: Whether the bias keeps its share.
+        bias_takes_relevance: If True, its share is lost; if False, it goes to the inputs.
 
     References:
         Bach et al. 2015, Eq. 58 and 60; Arras et al. 2017, "Explaining recurrent neural network

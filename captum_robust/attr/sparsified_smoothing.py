@@ -142,8 +142,8 @@ class SparsifiedSmoothing(Attribution):
         """The integers behind :meth:`attribute`, chunk by chunk, for sums that can be resumed.
 
         The noise of a copy depends on ``seed`` and the copy's number alone. Chunks begin at
-        multiples of a size that ``internal_batch_size`` and the inputs give, whatever ``copies``
-        begins at, so that a run that was cut there counts what an uncut one counts, bit by bit.
+        multiples of a size that ``internal_batch_size`` and the inputs give, and not where
+        ``copies`` begins: a run that was cut there and resumed gives the counts of an uncut one, bit by bit.
 
         Args:
             inputs: As for :meth:`attribute`.

@@ -69,7 +69,7 @@ class Arguments:
 
     @contextmanager
     def same_draws(self) -> Iterator[None]:
-        """A block whose draws are those of every other; ``draws`` is known for sure after one."""
+        """All such blocks draw the same random numbers; ``draws`` is known for sure after one."""
         if not self._seeds_global_state:
             yield
             return

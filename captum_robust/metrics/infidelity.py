@@ -55,7 +55,7 @@ def infidelity(
         n_perturb_samples: Draws of I for each example.
         max_examples_per_batch: Perturbed inputs that the model is given at once; the result does
             not depend on it. None: what suits the device.
-        normalize: Whether each explanation is scaled as serves it best, by
+        normalize: Whether each explanation is multiplied by the scale that suits it best,
             :math:`E[I^\top\phi\,d] / E[(I^\top\phi)^2]`, so that its scale does not count.
         multiply_by_inputs: Whether the attributions are global; None: the perturbation's natural
             form, global for removals and ``BaselineShift``, local for the others.

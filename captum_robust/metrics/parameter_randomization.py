@@ -48,8 +48,9 @@ def parameter_randomization(
     2019, Table 2, randomise the last layer: ``layers=["fc"]``.
 
     A layer is a module with parameters of its own, in the reverse order of ``named_modules()``. New
-    parameters come from its ``reset_parameters()``; what it has not (the projection of attention,
-    a class token) is drawn normally with the mean and standard deviation of its old numbers.
+    parameters come from its ``reset_parameters()``. Those that it does not set (the projection of
+    attention, a class token) are drawn from a normal distribution with their old mean and standard
+    deviation.
 
     Args:
         explanation_func: An ``Attribution``, its ``attribute``, or any function of the inputs that

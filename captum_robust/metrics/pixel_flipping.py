@@ -23,7 +23,7 @@ from captum_robust.outputs import resolve as resolve_outputs
 
 
 class FlippingCurves(NamedTuple):
-    """What :func:`pixel_flipping` saw; T is the number of steps and one."""
+    """The result of :func:`pixel_flipping`; T is ``n_steps + 1``."""
 
     fractions: Tensor
     """The share of the features that are removed, (T,), from 0 on."""

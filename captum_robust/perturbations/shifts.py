@@ -18,8 +18,8 @@ from captum_robust.perturbations.points import Points, flat
 class BaselineShift(Perturbation):
     r"""The difference to the baseline, without chance: :math:`I = x - x_0`.
 
-    Of all explanations without infidelity, those that are complete (their global attributions sum
-    to :math:`f(x) - f(x_0)`), the optimal one is the shortest: :math:`\mu (f(x) - f(x_0)) /
+    Every complete explanation (its global attributions sum to :math:`f(x) - f(x_0)`) has zero
+    infidelity. The optimal one is the shortest of them: :math:`\mu (f(x) - f(x_0)) /
     |\mu|^2` with :math:`\mu = x - x_0`. Yeh et al. 2019, Proposition 2.2.
 
     Example:
@@ -50,8 +50,8 @@ class SeveralBaselines(Perturbation):
 
     .. math:: I = x - b_j, \quad j \sim U\{1, \dots, m\}
 
-    The optimal explanation is the shortest of those with the least infidelity; there are fewer
-    baselines than features. Yeh et al. 2019, Section 2.1.
+    There are fewer baselines than features, so many explanations have the least infidelity; the
+    optimal one is the shortest of them. Yeh et al. 2019, Section 2.1.
 
     Args:
         baselines: Tensor (m, ...), or a tuple of these, one per input, shared by all examples.

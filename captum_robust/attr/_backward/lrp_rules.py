@@ -98,7 +98,7 @@ class PassOn(OperationRule):
 
 
 class BatchNorm(PassOn):
-    """One layer with the layer before it; of its own, a function of one number."""
+    """One layer with the layer before it; where there is none, relevance passes through."""
 
     def shares(
         self, call: Call, relevance: Tensor, settings: Settings, create_graph: bool

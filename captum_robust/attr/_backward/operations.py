@@ -68,7 +68,7 @@ LENGTHS = names("norm vector_norm linalg_vector_norm linalg_norm std")
 """Homogeneous functions: twice the input gives twice the result."""
 
 SCALED_SUMS = names("addcmul addcdiv lerp")
-"""Of a single value: it times a constant, and a constant."""
+"""Affine functions, where one value alone depends on the inputs."""
 
 SOFTMAX = names("softmax")
 
@@ -84,7 +84,7 @@ ROUTES = names(
     "read_view write_view scatter slice_scatter select_scatter index_fill index_copy index_put "
     "masked_scatter diagonal tril triu rot90"
 )
-"""Functions that hand numbers on, each as it is, to where they are asked for."""
+"""Functions that only copy or move numbers: relevance follows them as a gradient does."""
 
 RESHAPES = names(
     "view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze contiguous clone"

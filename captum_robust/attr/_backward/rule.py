@@ -27,7 +27,7 @@ class BackwardRule(ABC):
 
         Args:
             call: The call.
-            relevance: That of each of ``call.outputs``; None where nothing arrived, not everywhere.
+            relevance: That of each of ``call.outputs``; None where none arrived, never all.
             create_graph: Whether the shares must keep their graph.
         """
 

@@ -50,7 +50,7 @@ def solve(
     exact: bool,
     totals: Tensor | None = None,
 ) -> Tensor:
-    """Find t such that s^2 t sums to its output difference over each subset, as well as can be.
+    """Least-squares t: the sum of s^2 t over each subset is closest to its output difference.
 
     Args:
         design: The subsets.

@@ -100,8 +100,8 @@ def noisy_baseline(perturbation: GaussianBaseline, problem: Problem) -> Tensors:
     means = _means_at_noisy_baselines(perturbation, problem)
     reliable = _reliability(means, variances)
     gradient = tuple(g * per_example(reliable, g) for g in means.gradient)
-    # In D - mu'G the mean of the drawn I stands for mu, as in D that of the drawn outputs: what the
-    # two means owe to the same draws cancels, for a linear model all of it.
+    # D - mu'G uses the mean of the drawn I instead of mu: its sampling error cancels that of D,
+    # which comes from the same draws (for a linear model all of it).
     drawn = tuple(x - b for x, b in zip(points.inputs, means.baseline, strict=True))
     mean_difference = problem.output.at_inputs() - means.output
     share = (mean_difference - scalar_products(drawn, gradient)) / (
