@@ -143,7 +143,8 @@ class SparsifiedSmoothing(Attribution):
 
         The noise of a copy depends on ``seed`` and the copy's number alone. Chunks begin at
         multiples of a size that ``internal_batch_size`` and the inputs give, and not where
-        ``copies`` begins: a run that was cut there and resumed gives the counts of an uncut one, bit by bit.
+        ``copies`` begins: a run that was cut there and resumed gives the counts of an uncut one,
+        bit by bit.
 
         Args:
             inputs: As for :meth:`attribute`.
