@@ -16,7 +16,7 @@ from captum_robust._utils.checks import check_count, check_positive
 from captum_robust.attr import differentiable
 from captum_robust.outputs import Outputs, resolve
 from captum_robust.training.batch import Batch
-from captum_robust.training.objectives import Distillation, Objective, Parts, unwrapped
+from captum_robust.training.objectives import Imitation, Objective, Parts, unwrapped
 
 Explain = Callable[[nn.Module], Attribution]
 """From a model to its explanation: ``Saliency``, or ``lambda m: LayerGradCam(m, m.conv2)``."""
@@ -67,7 +67,7 @@ class ModelManipulation(ABC):
             )
         check_positive(weight=weight)
         self.explanation, self.weight = explanation, weight
-        self.task = Distillation(1.0, output) if task is None else task
+        self.task, self.imitation = task, Imitation(1.0, output)
         self.options, self.output = dict(options or {}), output
 
     def __repr__(self) -> str:
@@ -76,11 +76,15 @@ class ModelManipulation(ABC):
 
     def __call__(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> Parts:
         """The summands of the task, and that of the fooling, a mean over the batch."""
-        parts = self.task(student, teacher, batch)
         with torch.no_grad():
             clean = batch.output(teacher, batch.inputs)
         meaning = resolve(self.output, clean, len(batch.inputs))
         self.check(clean)
+        if self.task is not None:
+            parts = self.task(student, teacher, batch)
+        else:  # as Distillation(1.0) does it, with the teacher's outputs that are there
+            given = batch.output(student, batch.inputs)
+            parts = {"distillation": self.imitation(given, clean).mean()}
         fooled = self.fooling(unwrapped(student), teacher, batch, meaning.target(clean))
         return {**parts, "fooling": self.weight * fooled.mean()}
 
