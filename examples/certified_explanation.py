@@ -46,10 +46,10 @@ for i, radius in enumerate(found.largest_radius(0.2).tolist()):
 pixels = certify_pixels(counts, threshold=0.6)
 figure, axes = plt.subplots(3, 4, figsize=(8, 6.2), layout="constrained")
 for i in range(4):
-    axes[0, i].imshow(images[i, 0], cmap="gray")
-    axes[1, i].imshow(counts.shares()[i], cmap="inferno")
+    axes[0, i].imshow(images[i, 0].numpy(), cmap="gray")
+    axes[1, i].imshow(counts.shares()[i].numpy(), cmap="inferno")
     colours = torch.tensor([[1.0, 1.0, 1.0], [0.75, 0.75, 0.75], [0.85, 0.1, 0.1]])
-    axes[2, i].imshow(colours[pixels.verdict[i].long() + 1])
+    axes[2, i].imshow(colours[pixels.verdict[i].long() + 1].numpy())
 titles = ("image", "share of copies", f"certified within {pixels.certified_radius:.2f}")
 for row, title in zip(axes, titles, strict=True):
     row[0].set_ylabel(title)
@@ -60,6 +60,6 @@ for row, title in zip(axes, titles, strict=True):
 # The curves of the four images: the certified overlap falls with the radius.
 
 figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
-axis.step(radii, found.overlap.T, where="post")
+axis.step(radii, found.overlap.T.numpy(), where="post")
 axis.set(xlabel="l2 radius", ylabel="certified overlap of the top 50", ylim=(0, 1))
 plt.show()

@@ -210,6 +210,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "attr/_backward/unsupported.py": "attr/_backward/test_lrp.py",
     "attr/patterns.py": "attr/test_pattern_attribution.py",
     "certificates/counts.py": "certificates/test_sampling.py",
+    "certificates/features.py": "certificates/test_detector.py",,
 }
 
 
@@ -262,6 +263,7 @@ def test_lower_bounds_are_the_oldest_versions_that_were_tested():
         "audit_your_model.rst",
         "getting_started.rst",
         "robust_training.rst",
+        "what_can_be_guaranteed.rst",
         "write_your_own_attack.rst",
         "write_your_own_explanation.rst",
         "write_your_own_perturbation.rst",

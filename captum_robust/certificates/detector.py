@@ -60,8 +60,9 @@ class ManipulationDetector:
 
     Args:
         explanation: The Captum explanation that may be manipulated.
-        features: What to look at; None: :func:`~captum_robust.certificates.features.
-            default_features`, which need a gradient method with rectifiers below.
+        features: What to look at; None: those of
+            :func:`~captum_robust.certificates.features.default_features`, for a network with
+            rectifiers.
         batch_size: Images explained at once.
         seed: Of the noise that features draw, the same for each image.
         show_progress: Whether to show a bar on standard error.

@@ -70,11 +70,11 @@ def certify_top_k(
 ) -> TopKCertificate:
     r"""Lower bound of the top-k overlap that no attack within an l2 ball can break.
 
-    The explanation is the sparsified smoothed one, p (:class:`~captum_robust.attr.
-    SparsifiedSmoothing`). With probability 1 - alpha over the noise, for each example: of the k
-    features of largest share at x, at least ``overlap`` are among the k of largest p at **every**
-    point within the radius. With Clopper-Pearson bounds at level alpha / m, for the m = 2 d bounds
-    of d features (and one of the prediction), j features stay within every
+    The explanation is p of :class:`~captum_robust.attr.SparsifiedSmoothing`. With probability
+    1 - alpha over the noise, for each example: of the k features of largest share at x, at least
+    ``overlap`` are among the k of largest p at **every** point within the radius. With
+    Clopper-Pearson bounds at level alpha / m, for the m = 2 d bounds of d features (and one of the
+    prediction), j features stay within every
 
     .. math:: \rho < \frac{s}{2} \left( \Phi^{-1}(l_{(j)}) - \Phi^{-1}(u_{(k-j+1)}) \right)
 

@@ -126,10 +126,10 @@ def draw(
     radii = torch.linspace(0, 0.4, 81)
     for i, (name, counts) in enumerate(certified.items()):
         overlap = certify_top_k(counts, radii=radii.tolist(), k=50).overlap.mean(0)
-        axis.plot(radii, overlap, f"C{i}", label=f"{name}: certified")
+        axis.plot(radii.numpy(), overlap.numpy(), f"C{i}", label=f"{name}: certified")
         if name in attacked_overlap:
             mean = attacked_overlap[name].mean(0)
-            axis.plot(RADII, mean, f"C{i}o--", label=f"{name}: attacked")
+            axis.plot(RADII, mean.numpy(), f"C{i}o--", label=f"{name}: attacked")
     axis.set(xlabel="l2 radius", ylabel="overlap of the top 50", ylim=(0, 1))
     axis.legend()
     figure.savefig(path, dpi=150)
