@@ -210,7 +210,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "attr/_backward/unsupported.py": "attr/_backward/test_lrp.py",
     "attr/patterns.py": "attr/test_pattern_attribution.py",
     "certificates/counts.py": "certificates/test_sampling.py",
-    "certificates/features.py": "certificates/test_detector.py",,
+    "certificates/features.py": "certificates/test_detector.py",
 }
 
 
