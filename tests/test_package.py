@@ -189,6 +189,9 @@ def test_an_underscore_keeps_a_module_to_its_package():
 # What has no test file of its own name, and where it is tested.
 TESTED_ELSEWHERE: dict[str, str] = {
     "__main__.py": "audit/test_command_line.py",
+    "_utils/autograd_graph.py": "attr/test_beta_smoothing.py",
+    "_utils/forward.py": "_utils/test_captum.py",
+    "_utils/types.py": "attr/test_contract.py",
     "audit/collect.py": "audit/test_run.py",
     "audit/measurements.py": "audit/test_run.py",
     "audit/results.py": "audit/test_report.py",

@@ -14,7 +14,13 @@ from captum_robust import metrics, perturbations
 from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import preserve_model
 from captum_robust._utils.relevance import normalized_relevance
-from captum_robust.attacks import GhorbaniTopK, RandomSign
+from captum_robust.attacks import (
+    AutoExplanationAttack,
+    BlackBoxExplanationAttack,
+    ExplanationAttack,
+    RandomSign,
+    TopKIntersection,
+)
 from captum_robust.attr import SparsifiedSmoothing
 from captum_robust.audit.explanations import Explained
 from captum_robust.audit.settings import FRACTIONS, Settings, generator_for
@@ -155,14 +161,11 @@ class Measurements:
         }
         for fraction in FRACTIONS:
             eps, part = fraction * settings.eps, (name, first, fraction)
-            attack = GhorbaniTopK(
-                self.model, explained.attribution, eps, eps / 10, settings.budget.evaluations,
-                k=settings.k,
-                generator=generator_for(settings.seed, *part, "attack"), **shared,
-            )  # fmt: skip
+            shared["generator"] = generator_for(settings.seed, *part, "attack")
+            attack = self._attack(explained, eps, shared)
             noise = RandomSign(
                 self.model, explained.attribution, eps,
-                generator=generator_for(settings.seed, *part, "noise"), **shared,
+                **{**shared, "generator": generator_for(settings.seed, *part, "noise")},
             )  # fmt: skip
             for kind, attacker in (("attack", attack), ("noise", noise)):
                 with warnings.catch_warnings():
@@ -181,6 +184,22 @@ class Measurements:
             # The shares of the batch: an indicator is about a search, not about an example.
             entry["indicators"] = {sign.name: sign.share for sign in found.indicators}
         return shown
+
+    def _attack(
+        self, explained: Explained, eps: float | Tensor, shared: dict[str, Any]
+    ) -> ExplanationAttack:
+        """The strongest attack that this explanation admits."""
+        measure = TopKIntersection(self.settings.k)
+        evaluations = self.settings.budget.evaluations
+        attribution = explained.attribution
+        try:
+            return AutoExplanationAttack(
+                self.model, attribution, eps, measure=measure, budget=evaluations, **shared
+            )
+        except TypeError:  # it has no correct graph
+            return BlackBoxExplanationAttack(
+                self.model, attribution, eps, queries=evaluations, measure=measure, **shared
+            )
 
     def _similarity(self, clean: Tensor, maps: Tensor) -> dict[str, Tensor]:
         found = {

@@ -48,10 +48,11 @@ def audit(
 ) -> AuditReport:
     """Ask of each explanation of a model whether it can be trusted.
 
-    Each explanation is attacked by :class:`~captum_robust.attacks.AutoExplanationAttack` at three
-    sizes of the change, up to ``eps``, beside random noise of the same size; certified; checked for
-    faithfulness (infidelity, pixel flipping, each beside a random order), for sensitivity, and for
-    whether it depends on what the model has learned. The model is asked in evaluation mode and
+    Each explanation is attacked by :class:`~captum_robust.attacks.AutoExplanationAttack`, or where
+    it has no graph by :class:`~captum_robust.attacks.BlackBoxExplanationAttack`, at three sizes of
+    the change, up to ``eps``, beside random noise of the same size. It is certified, and checked
+    for faithfulness (infidelity, pixel flipping, each beside a random order), for sensitivity, and
+    for whether it depends on what the model has learned. The model is asked in evaluation mode and
     left as it is.
 
     Args:

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from captum.attr import NoiseTunnel, Saliency
+from captum.attr import NoiseTunnel, Occlusion, Saliency
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -99,6 +99,15 @@ def test_tables_one_logit_and_a_column_that_must_not_move(run):
     for example in report.explanations["gradient"].examples:
         assert example.moved[5] == example.input[5]
     assert "column 3" in report.settings["feature_names"]
+
+
+def test_an_explanation_without_a_graph_is_attacked_by_queries(run, tiny_model):
+    model = tiny_model()
+    windows = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 4, 4)}
+    report = run(model, {"occlusion": (Occlusion(model), windows)}, certify=False)
+    found = report.explanations["occlusion"]
+    assert found.values["attack/1.0/top_k"].n == 5
+    assert not found.errors
 
 
 def test_labels_give_accuracy_and_can_be_explained(run, tiny_model, tiny_batches):
