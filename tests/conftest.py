@@ -33,6 +33,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Names without addresses of objects, which differ between the workers of pytest-xdist."""
+    if isinstance(val, dict):
+        return "-".join(map(str, val)) or "nothing"
+    if isinstance(val, type):
+        return val.__name__
+    return None
+
+
 @pytest.fixture(autouse=True)
 def repeatable_global_draws() -> Iterator[None]:
     """Captum, torchvision and new layers draw from the global state: the same in each run.

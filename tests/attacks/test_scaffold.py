@@ -182,7 +182,6 @@ def test_the_same_generator_gives_the_same_scaffold_and_the_global_state_stays()
         ({"explainer": lambda m, x: m(x)}, ValueError, "explainer asked for rows of the data"),
         ({"innocuous": lambda x: x[:, 0]}, ValueError, "must have outputs of the same shape"),
     ],
-    ids=str,
 )
 def test_bad_input(change, error, message):
     data = torch.rand(20, 2, generator=rng())

@@ -137,7 +137,6 @@ def test_the_target_is_chosen_and_draws_repeat():
         ({"students": [Linear(0)]}, ValueError, "students has 1 regressors; give at least two"),
         ({"forward_func": lambda z: z}, ValueError, "target: the model gives 3 values"),
     ],
-    ids=str,
 )
 def test_bad_input(change, error, message):
     settings = {
