@@ -64,6 +64,9 @@ class Round:
         self._join()
         self.agreement: list[tuple[Tensor, Tensor]] = []
         self.gains: dict[str, Tensor] = {}
+        self._first_loss: Tensor | None = None
+        self.loss_fell = torch.zeros(len(problem.images), device=problem.images.device)
+        """In how many steps an example's loss was below the first by a tenth, (N,)."""
 
     def _join(self) -> None:
         """Put the segments behind one another."""
@@ -97,13 +100,21 @@ class Round:
         x = self._x.detach().requires_grad_()
         beta = None if self._beta is None else value_at(self._beta, progress)
         relevance = self._problem.view.explain_surrogate(x, beta, self._rows).relevance
-        harm = torch.cat(
+        losses = torch.cat(
             [s.loss(r, s.rows) for s, r in zip(self._segments, self._split(relevance), strict=True)]
-        ).sum()
-        (gradient,) = torch.autograd.grad(harm, x)
+        )
+        (gradient,) = torch.autograd.grad(losses.sum(), x)
+        self._note_losses(losses.detach())
         for s, part in zip(self._segments, self._split(gradient), strict=True):
             self._best.note_gradient(part, s.rows)
         return gradient, relevance.detach()
+
+    def _note_losses(self, losses: Tensor) -> None:
+        """Remember which examples' loss fell on the surrogate, by a tenth or more."""
+        if self._first_loss is None:
+            self._first_loss = losses
+        fell = losses < self._first_loss - 0.1 * self._first_loss.abs()
+        self.loss_fell.index_put_((self._rows,), fell.to(self.loss_fell.dtype), accumulate=True)
 
     def _move(self, gradient: Tensor, progress: float) -> None:
         if self._momentum:
@@ -175,6 +186,8 @@ class Round:
         self._velocity, self._size = self._velocity[kept], self._size[kept]
         self._anchor, self._value = self._anchor[kept], self._value[kept]
         self._progressed = self._progressed[kept]
+        if self._first_loss is not None:
+            self._first_loss = self._first_loss[kept]
         return len(kept) > 0
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:

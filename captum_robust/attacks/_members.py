@@ -72,6 +72,8 @@ class Ensemble:
         self._gains: dict[str, Tensor] = {}
         self._agreement: list[tuple[Tensor, Tensor]] = []
         self._asked: Tensor | None = None
+        self.loss_fell = torch.zeros_like(best.score, dtype=torch.bool)
+        """Whether an example's loss fell on a surrogate, (N,)."""
         self._reached = torch.full_like(best.score, torch.inf)
         self._round = 0
         self._steps = max(1, min(_STEPS, budget // 2))
@@ -148,6 +150,7 @@ class Ensemble:
         if spent < len(rows) * min(steps, 2) and member.beta is None:
             self._members.remove(member)  # the model itself has no second derivative
         self._agreement += part.agreement
+        self.loss_fell = self.loss_fell | (part.loss_fell > 0)
         for name, gain in part.gains.items():
             self._gains[name] = self._gains.get(name, torch.zeros_like(gain)) + gain
         gained = (before - self._best.score.sum()).item() / max(1, spent)

@@ -128,6 +128,7 @@ class AutoExplanationAttack(ExplanationAttack):
             members=ensemble.gains(),
             evaluations=ensemble.evaluations / len(images),
             agreement=ensemble.agreement(),
+            loss_improved=ensemble.loss_fell,
             extra=ensemble.indicators(),
         )
         best.warn(self._report)

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from captum_robust.attacks import GhorbaniTopK, RandomSign
+from captum_robust.attacks import (
+    AttackReport,
+    AutoExplanationAttack,
+    GhorbaniTopK,
+    RandomSign,
+    TopKIntersection,
+)
 
 K = 9
 
@@ -112,3 +118,54 @@ def test_a_random_search_has_no_gradient_to_miss(make_network, make_images):
     attack = RandomSign(make_network(), eps=0.1, steps=3, generator=torch.Generator())
     attack(make_images())
     assert not attack.report.gradient_zero.any()
+
+
+def signs_of(measure, **tensors):
+    """Indicators of a report made by hand, of four examples."""
+    zeros = torch.zeros(4)
+    settings = {
+        "kept_prediction": zeros == 0,
+        "measure_before": torch.ones(4),
+        "measure": measure,
+        "untouched": zeros > 0,
+        "gradient_zero": zeros > 0,
+        "not_finite": zeros > 0,
+        "without_valid": zeros.long(),
+        "improved_at": zeros.long() + 5,
+        "iterations": zeros.long() + 100,
+    }
+    return [sign.name for sign in AttackReport(**{**settings, **tensors}).indicators]
+
+
+def test_indicators_one_by_one():
+    half = torch.tensor([True, False, True, False])
+    fine = torch.full((4,), 0.3)
+    assert signs_of(fine) == []
+    assert signs_of(fine, not_finite=half) == ["not finite"]
+    assert signs_of(fine, improved_at=torch.tensor([99, 98, 97, 4])) == ["still improving"]
+    assert signs_of(fine, draws_noise=True) == ["noise"]
+    assert signs_of(fine, deterministic=False) == ["non-deterministic model"]
+    assert signs_of(fine, agreement=torch.tensor([0.9, 0.1, 0.9, 0.9])) == ["surrogate disagrees"]
+    stuck = torch.where(half, 1.0, 0.3)
+    assert signs_of(stuck, loss_improved=half) == ["loss without measure"]
+    assert signs_of(fine, loss_improved=half) == []
+
+
+def test_the_ensemble_compares_the_surrogate_with_the_model(make_network, make_images):
+    class Kinked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = make_network()
+
+        def forward(self, x):
+            # relu(z) + relu(-z) is |z|, whose softplus form is far from it where z is small.
+            z = 1e-3 * (self.network(x) + x.flatten(1)[:, :4])
+            return torch.relu(z) + torch.relu(-z) - 2 * torch.relu(z - 1e-4)
+
+    attack = AutoExplanationAttack(
+        Kinked(), eps=0.1, budget=20, measure=TopKIntersection(K),
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    attack(make_images())
+    assert attack.report.agreement.shape == (3,)
+    assert attack.report.loss_improved.dtype == torch.bool
