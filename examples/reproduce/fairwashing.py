@@ -42,7 +42,7 @@ parser.add_argument("--data-root", type=Path, default=Path("data"))
 parser.add_argument("--out", type=Path, default=Path("results"))
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--epochs", type=int, default=40)
-parser.add_argument("--weight", type=float, default=1.0)
+parser.add_argument("--weight", type=float, default=3.0)
 args = parser.parse_args()
 
 
