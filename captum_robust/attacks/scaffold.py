@@ -152,10 +152,10 @@ class ScaffoldedModel(nn.Module):
             disable=not show_progress,
             desc="explanations",
         ) as bar:
-            queries, about_held = (
-                self._queries(explainer, part[:n], rows, bar)
-                for part, n in ((learned, n_explained), (held, n_judged))
-            )
+            # Rows that are held out must be as strange to the detector as rows to come: a query
+            # that happens to be one of them counts as a query in what it learns from.
+            queries = self._queries(explainer, learned[:n_explained], learned, bar)
+            about_held = self._queries(explainer, held[:n_judged], rows, bar)
         if not len(queries) or not len(about_held):
             raise ValueError(
                 "explainer asked for rows of the data alone, which nothing tells from data. Take "
