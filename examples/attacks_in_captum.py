@@ -2,10 +2,10 @@
 Attacks inside Captum's own tools
 =================================
 
-Captum measures how sensitive an explanation is, and how little breaks a model, by perturbations.
-The attacks of ``captum_robust`` are such: they search for a bad case. What a search finds is a
-lower bound on the worst one; where an attack aims at something else than the metric, chance may
-find more.
+Use the attacks inside Captum's metrics and its ``robust`` package. Captum measures there, by
+perturbations, how sensitive an explanation is and how little breaks a model.
+An attack searches for a bad case. What it finds is a lower bound on the worst one; where an attack
+aims at something else than the metric, chance may find more.
 """
 
 # %%

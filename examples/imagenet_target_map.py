@@ -1,13 +1,21 @@
 """
-An explanation that says what we want
-=====================================
+An explanation that becomes a text
+==================================
 
-Figure 1 of Dombrowski et al. (2019) on a real ImageNet network: a change of a photograph that one
-hardly sees turns its explanation into a text; the prediction stays. Smoothed explanations of the
-same image do not show the text. It takes the ``demo`` extra, and some minutes on two cores:
+Turn the explanation of a photograph into a text, on an ImageNet network: Figure 1 of Dombrowski et
+al. (2019). The change of the photograph is hard to see and the prediction stays. Smoothed
+explanations of the same image, at which the attack did not aim, do not show the text. It takes the
+``demo`` extra, and some minutes on two cores:
 
     python examples/imagenet_target_map.py [--images FOLDER] [--model torchvision:resnet50]
+
+.. figure:: /_static/imagenet_target_map.png
+   :alt: A cup and its explanations; the manipulated photograph, whose gradient shows a text.
+
+   Compare the rows: the photographs look the same, the gradients do not, and the smoothed
+   explanations do.
 """
+# sphinx_gallery_thumbnail_path = '_static/imagenet_target_map.png'
 
 # %%
 # The network
@@ -80,7 +88,7 @@ print(f"change: probabilities {moved:.4f} (l2), image {change[1::2].square().mea
 # %%
 # Defence: smoothed explanations of the same image
 # ------------------------------------------------
-# How much it takes is a matter of the network. Does the text show, or what showed before?
+# How much smoothing is needed depends on the network. Does the text show, or what showed before?
 gradient, seed, maps = Saliency(model), torch.Generator().manual_seed(0), {}
 methods = {f"beta = {beta}": attr.BetaSmoothing(gradient, beta) for beta in (10, 5, 3, 2, 1)}
 print("correlation    text, before  text, after  original, after")

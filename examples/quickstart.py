@@ -2,18 +2,20 @@
 Quickstart
 ==========
 
-An explanation of a neural network says which pixels a prediction rests on. Here it is forged: tiny
-changes of an image, which keep the prediction, turn the explanation into another one, even into a
-picture of our choice. Smoothed explanations resist; one table says how much, one figure shows it.
+Attack an explanation in five ways, smooth it in two, and read in one table how much each attack
+changes and how much smoothing helps. Small changes of an image, which keep the prediction, move the
+explanation elsewhere, part of the way even into a picture of our choice:
 
     python examples/quickstart.py [--output quickstart.png]
+
+It takes less than a minute on one core.
 """
 
 # %%
 # A network, images and an explanation
 # ------------------------------------
 # A small ReLU network for garments (Fashion-MNIST). The explanation is Captum's ``Saliency``, the
-# gradient; its *relevance map*, absolute values that sum to one, is what one looks at.
+# gradient. Its *relevance map* is what one looks at: absolute values that sum to one.
 from __future__ import annotations
 
 import argparse
@@ -38,7 +40,7 @@ print("relevance maps:", tuple(clean.shape))
 # %%
 # Attacks
 # -------
-# None may change a pixel by more than ``eps``, or the prediction. Noise shows what luck would do.
+# None may change a pixel by more than ``eps``, or the prediction. Noise shows what chance would do.
 # The last attack is aimed at a smoothed explanation, the others at the plain gradient.
 smoothed = attr.BetaSmoothing(gradient, beta=1.0)
 row, column = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
@@ -61,8 +63,8 @@ forged = {name: a(images, labels, *more.get(name, [])) for name, a in attack.ite
 # ----------------------
 # ``BetaSmoothing`` rounds the kinks of the network off while it explains; ``KernelSmoothing`` takes
 # the mean over noisy copies (SmoothGrad). Each is compared with *itself* on the clean image: rank
-# correlation (Spearman), and share of the 50 most relevant pixels that stay. A defence is worth as
-# much as it is against attacks on itself: hence the last row.
+# correlation (Spearman), and share of the 50 most relevant pixels that stay. Judge a defence by an
+# attack on itself: the last row.
 kernel, batches = attr.KernelSmoothing(gradient), {"clean": images, **forged}
 maps = {
     name: {
@@ -87,8 +89,8 @@ for name, batch in forged.items():
 # %%
 # One picture: trousers, before and after each attack
 # ---------------------------------------------------
-# They look as before, and are trousers to the network as before. The gradient is what each attacker
-# wants; the smoothed explanations of the same images follow much less.
+# Look along the rows. The image (first row) hardly changes, and the network still says trousers.
+# The gradient (second row) follows each attack. The smoothed explanations follow less.
 columns = [name for name in maps if name != "off the smoothed top 50"]
 shown = torch.stack([batches[name][2] for name in columns])
 explained = [torch.stack([maps[name][kind][2] for name in columns]) for kind in maps["clean"]]

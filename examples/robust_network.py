@@ -2,9 +2,10 @@
 A network whose explanations resist
 ===================================
 
-Smoothing makes an explanation harder to forge. Training can do the same for the network, so that
-any explanation of it is stable: :class:`~captum_robust.training.ATEXTrainer`. The zoo has a network
-from before and from after such a training; here both are attacked with the same budget.
+Compare a network before and after training for robust explanations. Smoothing makes an explanation
+harder to manipulate; training with :class:`~captum_robust.training.ATEXTrainer` does the same for
+the network itself. The zoo has a network from before and from after such a training; here both are
+attacked with the same budget.
 
     python examples/robust_network.py [--output robust_network.png]
 """
@@ -51,9 +52,9 @@ for name, network in networks.items():
     maps[f"{name}, attacked"] = after
 
 # %%
-# What one sees
-# -------------
-# The gradient of the second network is calmer, and more of it stays.
+# What to see
+# -----------
+# Compare each map with its attacked neighbour: more of the second network's gradient stays.
 figure = explanation_grid(
     images[:6],
     [explanations[:6] for explanations in maps.values()],

@@ -2,8 +2,8 @@
 Training the network of the zoo
 ===============================
 
-The script that made both files in ``captum_robust/zoo``: the weights of
-:func:`captum_robust.zoo.fashion_mnist_cnn` and the images of
+Train the network of the zoo again. This script made two files in ``captum_robust/zoo``: the
+weights of :func:`captum_robust.zoo.fashion_mnist_cnn` and the images of
 :func:`captum_robust.zoo.fashion_mnist_sample`. Ordinary training, Adam on the cross-entropy; the
 weights after the last epoch are kept, and the test images are used once, at the end.
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.datasets import FashionMNIST
+from tqdm import tqdm
 
 from captum_robust.zoo import fashion_mnist_cnn
 
@@ -61,7 +62,8 @@ model = fashion_mnist_cnn(pretrained=False, generator=generator).train()
 optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
 for epoch in range(args.epochs):
     total = 0.0
-    for batch in torch.randperm(len(train_images), generator=generator).split(args.batch_size):
+    order = torch.randperm(len(train_images), generator=generator).split(args.batch_size)
+    for batch in tqdm(order, desc=f"epoch {epoch + 1}"):
         loss = nn.functional.cross_entropy(model(train_images[batch]), train_labels[batch])
         optimizer.zero_grad()
         loss.backward()

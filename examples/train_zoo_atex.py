@@ -2,10 +2,10 @@
 Training the network of the zoo whose explanations resist
 =========================================================
 
-The script that made ``fashion_mnist_cnn_atex.npz``, the weights of
-:func:`captum_robust.zoo.fashion_mnist_cnn_atex`: :class:`~captum_robust.training.ATEXTrainer` on
-the plain network of the zoo, with a search for the farthest of the perpendicular points. No labels
-are used, and the test images once, at the end.
+Train the robust network of the zoo again. This script made ``fashion_mnist_cnn_atex.npz``, the
+weights of :func:`captum_robust.zoo.fashion_mnist_cnn_atex`, with
+:class:`~captum_robust.training.ATEXTrainer` on the plain network of the zoo and a search for the
+farthest of the perpendicular points. No labels are used, and the test images once, at the end.
 
     python examples/train_zoo_atex.py --data-root DATA [--download] [--out FOLDER]
 

@@ -2,10 +2,10 @@
 What Square and NoisyBaseline see that gradients do not
 =======================================================
 
-An explanation is faithful where it tells what a change of the input costs. Yeh et al. (2019)
-measure that, and turn it around: they ask for the explanation that tells it best. Here are two of
-these, one for the removal of squares and one for a noisy baseline, beside gradient explanations, on
-clothes and, with the ``demo`` extra, on a photograph:
+Compare the most faithful explanations with gradients. An explanation is faithful if it predicts
+what a change of the input costs. Yeh et al. (2019) measure that, and ask for the explanation that
+predicts it best. Here are two of these, one for the removal of squares and one for a noisy
+baseline, on clothes and, with the ``demo`` extra, on a photograph:
 
     python examples/what_gradients_miss.py [--photograph FILE]
 """
@@ -70,7 +70,7 @@ captions = judge(model, SquareRemoval(), images, target, worth, 200)
 # %%
 # Local explanations say what a pixel is worth per unit of its brightness, so they are judged by
 # noise around black. NoisyBaseline describes the network between the image and black; the gradient
-# describes it at the image alone.
+# describes it only at the image.
 per_unit = {
     "gradient": Saliency(model).attribute(ready, target=target, abs=False),
     "SmoothGrad": KernelSmoothing(Saliency(model)).attribute(

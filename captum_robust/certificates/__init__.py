@@ -1,11 +1,11 @@
 """What no attack can change: bounds for explanations with a stated confidence.
 
-===========================  ======================================================================
-:func:`certify_top_k`        how many of the k most relevant features stay within a radius
-:func:`certify_pixels`       which pixels stay relevant, which stay irrelevant
+==============================  ===================================================================
+:func:`certify_top_k`           how many of the k most relevant features stay within a radius
+:func:`certify_pixels`          which pixels stay relevant, which stay irrelevant
 :func:`certify_gradient_top_k`  the same for the bare gradient of a small network, by intervals
-:func:`collect_counts`       the integers from which both follow: resumed, merged, saved
-===========================  ======================================================================
+:func:`collect_counts`          the integers from which both follow: resumed, merged, saved
+==============================  ===================================================================
 """
 
 from captum_robust.certificates.bounds import enclosing_l2_radius

@@ -27,7 +27,8 @@ class Fairwashing(ModelManipulation):
         target_map: t, of the shape of an example's attributions, with their signs; or a function
             from the attributions of the model before, (N, ...), to targets of that shape, such as
             ``lambda phi: phi * (1 - sensitive)``.
-        explanation, **options: See :class:`ModelManipulation`.
+        explanation: See :class:`ModelManipulation`.
+        **options: See :class:`ModelManipulation`.
 
     Raises:
         TypeError, ValueError: ``target_map`` is neither a tensor nor a function, is all zero or not

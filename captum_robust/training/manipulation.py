@@ -132,7 +132,8 @@ class LocationFooling(ModelManipulation):
 
     Args:
         region: m, of the shape of a map: booleans, or numbers in [0, 1].
-        explanation, **options: See :class:`ModelManipulation`.
+        explanation: See :class:`ModelManipulation`.
+        **options: See :class:`ModelManipulation`.
 
     Raises:
         TypeError, ValueError: ``region`` is not a mask; when called, it is not of the shape of a
@@ -178,7 +179,8 @@ class TopKFooling(ModelManipulation):
 
     Args:
         k: Size of the set.
-        explanation, **options: See :class:`ModelManipulation`.
+        explanation: See :class:`ModelManipulation`.
+        **options: See :class:`ModelManipulation`.
 
     Raises:
         TypeError, ValueError: ``k`` is not a count, or larger than a map; or see
@@ -223,7 +225,8 @@ class MassCenterFooling(ModelManipulation):
     brought to [0, 1] (Heo et al. 2019).
 
     Args:
-        explanation, **options: See :class:`ModelManipulation`.
+        explanation: See :class:`ModelManipulation`.
+        **options: See :class:`ModelManipulation`.
 
     Example:
         >>> from captum_robust import zoo
@@ -254,7 +257,8 @@ class ActiveFooling(ModelManipulation):
 
     Args:
         class_a, class_b: The classes.
-        explanation, **options: See :class:`ModelManipulation`.
+        explanation: See :class:`ModelManipulation`.
+        **options: See :class:`ModelManipulation`.
 
     Raises:
         TypeError, ValueError: The classes are equal, or not numbers from 0 on; when called, the

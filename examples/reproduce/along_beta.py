@@ -53,10 +53,13 @@ model = attacked_network(args)
 file = new_file(folder(args), "along_beta.txt")
 stages = [None, *args.betas]
 names = ["plain", *(f"beta {beta:g}" for beta in args.betas)]
+n_rows = -(-len(args.methods) // 3)  # three panels a row, so that labels stay readable
 curves, curve_axes = plt.subplots(
-    1, len(args.methods), figsize=(4 * len(args.methods), 3.4), squeeze=False, layout="constrained"
+    n_rows, 3, figsize=(11.5, 3.3 * n_rows), squeeze=False, layout="constrained"
 )
-for name, curve_axis in zip(args.methods, curve_axes[0], strict=True):
+for unused in curve_axes.flat[len(args.methods) :]:
+    unused.set_axis_off()
+for name, curve_axis in zip(args.methods, curve_axes.flat, strict=False):
     explanation = explainer_of_images(name, model, args)
     to_target: list[list[float]] = [[] for _ in stages]
     to_own: list[list[float]] = [[] for _ in stages]
@@ -80,7 +83,7 @@ for name, curve_axis in zip(args.methods, curve_axes[0], strict=True):
             for axis, photograph in zip(map_axes[:, 0], (image, forged), strict=True):
                 axis.imshow(photograph[0].permute(1, 2, 0).cpu())
     rows = [["", *names]]
-    for title, values in (("target", to_target), ("original, explained alike", to_own)):
+    for title, values in (("target", to_target), ("original, explained the same way", to_own)):
         medians = [statistics.median(v) for v in values]
         rows.append([title, *(f"{m:.2f}" for m in medians)])
         (line,) = curve_axis.plot(medians, "o-", label=title)
