@@ -74,9 +74,9 @@ def query_consistency(
     over the queries about row i. It is compared with the same for queries near the data, rows of
     which some features are those of a near neighbour, and with how far each student strays from
     the others. The p-value is that of the sign test over rows: that :math:`e_i` is the largest for
-    no more than half of them. It is conservative: an honest model would have to stray furthest. An
-    honest model may do so where it saturates on the data and the queries are far from them: explain
-    logits instead of probabilities there, with baselines that are like data.
+    no more than half of them. A small one is a reason to look, not a proof: where queries are far
+    from the data, an honest model of another kind than the students may stray further than they
+    do. Give students of the kind that you expect, and baselines that are like data.
 
     Args:
         forward_func: The model, or any function that calls it.

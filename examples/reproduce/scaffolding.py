@@ -5,7 +5,7 @@ Models that lie to LIME and SHAP
 Slack et al. (2020): a model that decides by a sensitive column alone answers the queries of LIME
 and KernelSHAP by a column of coin tosses. How often the sensitive column is the first in
 explanations of people that the model has not seen, with the scaffold and without; and whether the
-check of ``metrics.query_consistency`` finds the scaffolds, and none of 20 honest models.
+check of ``metrics.query_consistency`` finds the scaffolds, and how many of 20 honest models.
 
     python examples/reproduce/scaffolding.py --data-root DATA
     python examples/reproduce/scaffolding.py --data-root DATA --tables recidivism --explainers LIME
