@@ -1,1 +1,1 @@
-"""The ground that the rooms stand on; nothing here is public."""
+"""The ground that the packages stand on; nothing here is public."""

@@ -53,7 +53,7 @@ def map_forward(
 def use_gradients(
     attribution: Attribution, gradient_func: Callable[..., tuple[Tensor, ...]]
 ) -> Attribution:
-    """Copy ``attribution`` with ``gradient_func`` in place of Captum's own, if it has that."""
+    """Copy ``attribution`` with ``gradient_func`` instead of Captum's own, if it has that."""
     if getattr(attribution, "gradient_func", None) is not captum_compute_gradients:
         return attribution
     clone = copy.copy(attribution)

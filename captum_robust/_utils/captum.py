@@ -1,6 +1,6 @@
 """The only door to Captum's private helpers.
 
-They are private, so they may move with any release of Captum: whatever this library needs of them
+They are private, so they may move with any release of Captum: what this library needs of them
 is imported here and nowhere else, and handed on under a public-looking name.
 """
 

@@ -46,7 +46,7 @@ _IN_PART = (
 
 
 class BetaSmoothing(Attribution):
-    r"""Any Captum explanation of the network with softplus in place of its rectifiers.
+    r"""Any Captum explanation of the network with softplus instead of its rectifiers.
 
     .. math:: \phi_\beta(f, x) = \phi(f[\mathrm{relu} \to \mathrm{softplus}_\beta], x)
 
@@ -62,8 +62,8 @@ class BetaSmoothing(Attribution):
 
     Raises:
         ValueError: ``beta`` is not a positive finite number.
-        TypeError: ``attribution_method`` is no ``Attribution``, is one that cannot be smoothed
-            (Captum's LRP, GuidedBackprop, Deconvolution and what is built on them; this room's
+        TypeError: ``attribution_method`` is not an ``Attribution``, or one that cannot be smoothed
+            (Captum's LRP, GuidedBackprop, Deconvolution and what is built on them; this package's
             own can be), or its model is scripted, compiled or parallel.
 
     References:
@@ -131,7 +131,7 @@ class BetaSmoothing(Attribution):
 
 
 class BetaSmoothedGradient(GradientAttribution):
-    r"""Gradient of the network with softplus in place of its rectifiers.
+    r"""Gradient of the network with softplus instead of its rectifiers.
 
     .. math:: \phi_\beta(f_c, x) = \nabla_x\, f_c[\mathrm{relu} \to \mathrm{softplus}_\beta](x)
 
@@ -205,9 +205,9 @@ class BetaSmoothedGradient(GradientAttribution):
 
 
 class SmoothForward(nn.Module):
-    """A forward function that computes softplus in place of rectifiers; the original is kept.
+    """A forward function that computes softplus instead of rectifiers; the original is kept.
 
-    It is what :class:`BetaSmoothing` hands to the wrapped method in place of ``forward_func``: a
+    It is what :class:`BetaSmoothing` hands to the wrapped method instead of ``forward_func``: a
     module, since DeepLift hooks the model and its submodules.
     """
 

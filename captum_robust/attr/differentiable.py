@@ -55,7 +55,7 @@ def differentiable(attribution_method: Attribution) -> Callable[..., Attribution
     Supported are Captum's Saliency, InputXGradient, IntegratedGradients (``internal_batch_size``
     cuts the passes; the graph of all of them is kept) and LayerGradCam; and every class with a
     method ``attribute_with_graph``, as BetaSmoothing, BetaSmoothedGradient, KernelSmoothing,
-    GuidedBackprop, RelevancePropagation and PatternAttribution of this room, in any nesting.
+    GuidedBackprop, RelevancePropagation and PatternAttribution of this package, in any nesting.
 
     Of a network of rectifiers the second derivative is zero almost everywhere, and so is most of
     what comes back through the graph: smooth it (:class:`BetaSmoothing`) to learn something.
@@ -186,7 +186,7 @@ def _layer_grad_cam(
     )
     if not relu_attributions:
         return maps
-    # Spelled out: it is no rectifier of the network, so it stays when the network is smoothed.
+    # Spelled out: it is not a rectifier of the network, so it stays when the network is smoothed.
     is_tuple, tensors = format_inputs(maps)
     return format_output(is_tuple, tuple(torch.where(m > 0, m, 0.0) for m in tensors))
 

@@ -68,7 +68,7 @@ class KernelSmoothing(Attribution):
         attribution_method: The Captum explanation to smooth.
 
     Raises:
-        TypeError: ``attribution_method`` is no ``Attribution``.
+        TypeError: ``attribution_method`` is not an ``Attribution``.
 
     References:
         Smilkov et al. 2017, "SmoothGrad"; Yeh et al. 2019, Section 4; Dombrowski et al. 2019,

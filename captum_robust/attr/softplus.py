@@ -26,7 +26,7 @@ _RECOMPUTED = (
 
 
 class softplus_activations(TorchFunctionMode):
-    r"""Context manager: rectifiers compute softplus, module, function, method and in place alike.
+    r"""Context manager: rectifiers compute softplus, also functional and in-place ones.
 
     .. math:: \mathrm{relu}(z) \to \mathrm{softplus}_\beta(z) = \log(1 + e^{\beta z}) / \beta
 
@@ -136,7 +136,7 @@ smoothed.smooth_form_of = lambda z, smooth, beta, name: name  # type: ignore[att
 
 # Each reader below has the signature of the functions that it stands for. It returns the
 # pre-activation, and the smooth activation as a function of it and beta, or None where the call
-# is no sum of rectifiers.
+# is not a sum of rectifiers.
 _Smooth = Callable[[Tensor, float], Tensor]
 _Reader = Callable[..., tuple[Tensor, "_Smooth | None"]]
 

@@ -34,8 +34,8 @@ class EarlyStopping:
         min_delta: Progress is what exceeds this.
 
     Raises:
-        ValueError, TypeError: ``patience`` is no count from 1 on, ``min_delta`` is negative; when
-            called, the record has no ``monitor``.
+        ValueError, TypeError: ``patience`` is not a count from 1 on, ``min_delta`` is negative;
+            when called, the record has no ``monitor``.
 
     Example:
         >>> class Still:

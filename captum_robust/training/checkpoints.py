@@ -32,7 +32,7 @@ class Checkpoints:
         keep: How many of the newest are kept.
 
     Raises:
-        ValueError, TypeError: ``every`` or ``keep`` is no count from 1 on.
+        ValueError, TypeError: ``every`` or ``keep`` is not a count from 1 on.
     """
 
     def __init__(self, folder: str | os.PathLike[str], every: int = 500, keep: int = 2) -> None:

@@ -39,8 +39,8 @@ class CosineStability:
         output: What the model's outputs mean; None: logits of two or more classes.
 
     Raises:
-        ValueError, TypeError: ``radius`` is not positive, ``n_samples`` is no count from 1 on; when
-            called, the model gives one number per example and ``output`` is None.
+        ValueError, TypeError: ``radius`` is not positive, ``n_samples`` is not a count from 1 on;
+            when called, the model gives one number per example and ``output`` is None.
 
     Example:
         >>> import torch

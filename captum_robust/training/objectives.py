@@ -163,7 +163,7 @@ class AdversarialExamples:
         output: What the model's outputs mean; None: logits of two or more classes.
 
     Raises:
-        TypeError: ``attack`` is no function.
+        TypeError: ``attack`` is not a function.
         ValueError: ``weight`` is not positive.
     """
 

@@ -25,7 +25,7 @@ class PerpendicularSearch:
         steps: Each costs a forward and a backward pass of the student.
 
     Raises:
-        ValueError, TypeError: ``steps`` is no count from 1 on.
+        ValueError, TypeError: ``steps`` is not a count from 1 on.
     """
 
     def __init__(self, steps: int = 1) -> None:

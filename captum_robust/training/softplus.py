@@ -11,7 +11,7 @@ from captum_robust.attr import softplus_activations
 
 
 class SoftplusNetwork(nn.Module):
-    r"""A network with softplus in place of its rectifiers, for good and not only while explained.
+    r"""A network with softplus instead of its rectifiers, for good and not only while explained.
 
     .. math:: \mathrm{relu}(z) \to \log(1 + e^{\beta z}) / \beta
 

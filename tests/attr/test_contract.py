@@ -1,4 +1,4 @@
-"""What holds for every explanation of the room, from one table."""
+"""What holds for every explanation of the package, from one table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captum.attr import (
 )
 from torch import nn
 
-import captum_robust.attr as room
+import captum_robust.attr as public
 from captum_robust.attr import (
     BetaSmoothing,
     KernelSmoothing,
@@ -39,8 +39,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:relevance propagation. only")
 def test_every_class_of_the_room_is_in_the_table():
     classes = {
         name
-        for name in room.__all__
-        if inspect.isclass(getattr(room, name)) and issubclass(getattr(room, name), Attribution)
+        for name in public.__all__
+        if inspect.isclass(getattr(public, name))
+        and issubclass(getattr(public, name), Attribution)
     }
     # Square takes images, TangentProjection a tensor of the kind of its data: their own tests.
     apart = {"Square", "TangentProjection"}
