@@ -42,7 +42,7 @@ class Outputs(ABC):
 
         Args:
             output: The model's output for ``n_examples`` examples.
-            n_examples: N.
+            n_examples: How many examples there are.
         """
         if output.dim() == 0 or len(output) != n_examples:
             raise ValueError(
@@ -416,7 +416,7 @@ def resolve(outputs: Outputs | None, output: Tensor, n_examples: int) -> Outputs
     Args:
         outputs: What the user said, or None.
         output: The model's output for ``n_examples`` examples.
-        n_examples: N.
+        n_examples: How many examples there are.
 
     Raises:
         TypeError: ``outputs`` is not an :class:`Outputs`.

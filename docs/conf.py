@@ -77,7 +77,8 @@ html_css_files = ["custom.css"]
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
-    "filename_pattern": r"[/\\](quickstart|robust_network|attacks_in_captum|certified_explanation)\.py$",
+    "filename_pattern": r"[/\\](quickstart|robust_network|attacks_in_captum|certified_explanation)"
+    r"\.py$",
     "ignore_pattern": r"([/\\]reproduce[/\\]|__init__\.py)",
     "nested_sections": False,
     "download_all_examples": False,

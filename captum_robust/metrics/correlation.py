@@ -23,7 +23,7 @@ def pearson_correlation(a: Tensor, b: Tensor) -> Tensor:
         b: As ``a``.
 
     Returns:
-        (N,), from -1 to 1. Where ``a`` or ``b`` is constant the coefficient is undefined: 0.
+        (N,), from -1 to 1. Where ``a`` or ``b`` is constant it is undefined and set to 0.
 
     Raises:
         TypeError, ValueError: See :mod:`captum_robust.metrics`.
@@ -56,7 +56,7 @@ def spearman_correlation(a: Tensor, b: Tensor) -> Tensor:
         b: As ``a``.
 
     Returns:
-        (N,), from -1 to 1. Where ``a`` or ``b`` is constant the coefficient is undefined: 0.
+        (N,), from -1 to 1. Where ``a`` or ``b`` is constant it is undefined and set to 0.
 
     Raises:
         TypeError, ValueError: See :mod:`captum_robust.metrics`.

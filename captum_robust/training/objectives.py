@@ -159,7 +159,7 @@ class AdversarialExamples:
         attack: From a model to an attack ``(images, labels) -> images``, such as
             ``lambda model: torchattacks.FGSM(model, eps=0.1)``. Where the model takes more
             arguments, they are passed as ``additional_forward_args=``.
-        weight: w.
+        weight: The weight w of the attacked examples.
         output: What the model's outputs mean; None: logits of two or more classes.
 
     Raises:
