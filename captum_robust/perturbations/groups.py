@@ -16,7 +16,7 @@ class Groups:
     """Which group each feature belongs to, over all inputs together.
 
     Attributes:
-        n_groups: K.
+        n_groups: How many groups, K.
         index: Integers from 0 to K - 1, (1, d) or (N, d): the group of each of the d features of
             all inputs one after another. None where every feature is its own group.
         shapes: Shapes of the inputs without the example dimension.

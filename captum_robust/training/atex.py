@@ -30,7 +30,7 @@ class ATEX:
     Args:
         points: Draws x^i and x^p.
         search: Looks for the farthest of the points x^p; None, as in the paper: drawn ones.
-        loss: L.
+        loss: The loss L.
         alpha: Weight of each point x^p.
         directions: Of the explanations, phi; None: :class:`SmoothGradDirections`.
         follow_student: Whether phi is that of the student as it is at the time.
