@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from captum_robust._utils import attention, recurrent
+from captum_robust._utils.function_mode import FunctionMode
 
 
-class sound_gradients(TorchFunctionMode):
+class sound_gradients(FunctionMode):
     """Context manager for forward passes whose gradient is taken, on the calling thread alone.
 
     With ``order=1``:
@@ -36,20 +36,16 @@ class sound_gradients(TorchFunctionMode):
         self._substitutes = _SUBSTITUTES[order]
         self._keep_statistics = keep_statistics
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         """Compute ``func``; called by torch with this mode switched off."""
         substitute = self._substitutes.get(func)
         if substitute is None:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         if substitute is _normalise:
-            kwargs = {**(kwargs or {}), "keep_statistics": self._keep_statistics}
-        return substitute(func, *args, **(kwargs or {}))
+            kwargs = {**kwargs, "keep_statistics": self._keep_statistics}
+        return substitute(func, *args, **kwargs)
 
 
 _Substitute = Callable[..., Any]
@@ -80,7 +76,7 @@ def _contiguous(gradient: Tensor | None) -> Tensor | None:
 def _off_cpu(stepwise: Callable[..., Any], twice: bool) -> _Substitute:
     """A recurrent layer, step by step where cuDNN would run it without the derivative."""
 
-    def run(func: Callable[..., Any], *args: Any) -> Any:
+    def run(func: Callable[..., Any], *args: Any) -> object:
         packed = isinstance(args[1], Tensor) and args[1].dtype == torch.int64
         training = args[7 if packed else 6]
         if args[0].device.type == "cpu" or (training and not twice):

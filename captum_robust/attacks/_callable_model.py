@@ -48,7 +48,7 @@ class CallableModel(nn.Module):
         for i, module in enumerate(dict.fromkeys(_modules_of(function))):
             self.add_module(f"model{i}", module)
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Any) -> object:
         """What the function returns."""
         return self.function(*args)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from captum_robust._utils.function_mode import FunctionMode
 from captum_robust._utils.overwrite import OwnFunction, in_reverse_mode_alone
 
 
-class constant_weights(TorchFunctionMode):
+class constant_weights(FunctionMode):
     """Context manager: a convolution with weights that need no gradient computes none of them.
 
     A second backward pass through torch's own convolution always computes the gradient of the
@@ -21,15 +21,10 @@ class constant_weights(TorchFunctionMode):
     itself and its transpose. The values are those of torch.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         """Replace ``func`` where it is such a convolution."""
-        kwargs = kwargs or {}
         if func in _CONVOLUTIONS:
             transposed = func in _TRANSPOSED
             read = _read_transposed if transposed else _read

@@ -253,7 +253,7 @@ def chosen(values: tuple[Any, ...], rows: Tensor | None, n_examples: int) -> tup
     if rows is None:
         return values
 
-    def choose(value: Any) -> Any:
+    def choose(value: Any) -> object:
         if isinstance(value, tuple):
             return tuple(map(choose, value))
         per_example = isinstance(value, Tensor) and value.dim() > 0 and len(value) == n_examples

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -27,10 +29,10 @@ _HELD_OUT = 0.2
 class Detector(Protocol):
     """A classifier with scikit-learn's interface; class 1 is data, class 0 a query."""
 
-    def fit(self, X: Any, y: Any) -> Any:
+    def fit(self, X: Any, y: Any) -> Detector:
         """Learn from rows and classes, arrays."""
 
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Probabilities (n, 2)."""
 
 

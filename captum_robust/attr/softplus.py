@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
-from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from captum_robust._utils.checks import check_positive
 from captum_robust._utils.constants import Constants
+from captum_robust._utils.function_mode import FunctionMode
 from captum_robust._utils.overwrite import overwrite
 from captum_robust._utils.recurrent import rnn_relu, rnn_relu_cell
 
@@ -25,7 +26,7 @@ _RECOMPUTED = (
 )
 
 
-class softplus_activations(TorchFunctionMode):
+class softplus_activations(FunctionMode):
     r"""Context manager: rectifiers compute softplus, also functional and in-place ones.
 
     .. math:: \mathrm{relu}(z) \to \mathrm{softplus}_\beta(z) = \log(1 + e^{\beta z}) / \beta
@@ -91,15 +92,10 @@ class softplus_activations(TorchFunctionMode):
         finally:
             self._guards.pop().close()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         """Replace ``func`` where it is a rectifier; called by torch with this mode switched off."""
-        kwargs = kwargs or {}
         if self.constants is not None and self.constants.hold(args, kwargs):
             return self.constants.note(func(*args, **kwargs))
         stepwise = _RECURRENT.get(func)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
@@ -25,10 +27,10 @@ from captum_robust._utils.randomness import fresh_generator
 class Student(Protocol):
     """A regressor with scikit-learn's interface."""
 
-    def fit(self, X: Any, y: Any) -> Any:
+    def fit(self, X: Any, y: Any) -> Student:
         """Learn from rows and values, arrays."""
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any) -> npt.NDArray[np.float64]:
         """Values (n,)."""
 
 
@@ -169,7 +171,7 @@ def _near(
     return torch.where(kept, row, data[nearest[chosen]])
 
 
-def _array(rows: Tensor) -> Any:
+def _array(rows: Tensor) -> npt.NDArray[np.float64]:
     return rows.detach().double().cpu().numpy()
 
 

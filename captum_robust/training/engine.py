@@ -65,7 +65,7 @@ class Engine:
         return self.accelerator.num_processes
 
     @property
-    def scaler(self) -> Any:
+    def scaler(self) -> torch.amp.GradScaler | None:
         """What scales the losses of float16, with a ``state_dict``; None in other precisions."""
         return self.accelerator.scaler
 

@@ -37,7 +37,7 @@ class SoftplusNetwork(nn.Module):
         check_positive(beta=beta)
         self.network, self.beta = network, beta
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> object:
         """The network's output, with smooth rectifiers."""
         with softplus_activations(self.beta):
             return self.network(*args, **kwargs)

@@ -110,7 +110,7 @@ class Trainer:
         return self.state.optimizer
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> torch.optim.lr_scheduler.LRScheduler | None:
         """Of the learning rate, or None."""
         return self.state.scheduler
 

@@ -18,15 +18,15 @@ old value lives on in a tensor of its own, and the tensor that the model holds g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
-from torch.overrides import TorchFunctionMode
 
 from captum_robust._utils.forward import attach_graph
+from captum_robust._utils.function_mode import FunctionMode
 from captum_robust._utils.overwrite import overwrite, overwrite_directly
 from captum_robust.attr._backward.call import CHANGED, Call, Node, replaced, tensors_in
 from captum_robust.attr._backward.operations import names
@@ -49,7 +49,7 @@ class _Held(NamedTuple):
     node: Node
 
 
-class Tape(TorchFunctionMode):
+class Tape(FunctionMode):
     """Context manager that writes down every call that depends on ``inputs``.
 
     Args:
@@ -115,15 +115,10 @@ class Tape(TorchFunctionMode):
             return tuple(map(attach_graph, found, self.inputs))
         return tuple(r.detach() for r in found)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         """Make the call and write it down; called by torch with this mode switched off."""
-        kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _QUESTIONS:
             return func(*args, **kwargs)
