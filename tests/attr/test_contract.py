@@ -40,8 +40,7 @@ def test_every_class_of_the_room_is_in_the_table():
     classes = {
         name
         for name in public.__all__
-        if inspect.isclass(getattr(public, name))
-        and issubclass(getattr(public, name), Attribution)
+        if inspect.isclass(getattr(public, name)) and issubclass(getattr(public, name), Attribution)
     }
     # Square takes images, TangentProjection a tensor of the kind of its data: their own tests.
     apart = {"Square", "TangentProjection"}
