@@ -57,7 +57,6 @@ nitpick_ignore_regex = [
         r"captum_robust\.(.*\.)?_\w+\..*",
     ),  # bases that users have no business with
     (r"py:(class|obj)", r"captum_robust\.\w+\.\w+\.\w+"),  # aliases and bases of the modules
-    (r"py:class", r"captum_robust\.attacks\.(Auto|BlackBox)ExplanationAttack"),  # to come
     (r"py:.*", r"(numpy|torchvision)(\..*)?"),
 ]
 
