@@ -118,7 +118,9 @@ class Standardized(nn.Module):
         super().__init__()
         self.model = model
         self.register_buffer("mean", rows.mean(0))
-        self.register_buffer("deviation", rows.std(0).clamp(min=1e-6))
+        deviation = rows.std(0)
+        # A column that never varies here may vary elsewhere: it is left in its unit.
+        self.register_buffer("deviation", torch.where(deviation > 0, deviation, 1.0))
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.model((rows - self.mean) / self.deviation)
