@@ -13,7 +13,8 @@ def gradient(x, scales=(), *, options=None):
     assert not torch.is_inference_mode_enabled()
     factor = sum(scales) + sum((options or {}).values())
     x = x.requires_grad_()
-    return torch.autograd.grad((x * factor).square().sum(), x)[0]
+    with torch.enable_grad():
+        return torch.autograd.grad((x * factor).square().sum(), x)[0]
 
 
 def test_tensors_of_inference_mode_are_handed_over_as_copies():

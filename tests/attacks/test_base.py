@@ -14,12 +14,15 @@ from torchattacks.attack import Attack
 
 from captum_robust import attacks
 from captum_robust.attacks import (
+    AutoExplanationAttack,
+    BlackBoxExplanationAttack,
     Dombrowski,
     ExplanationAttack,
     GhorbaniMassCenter,
     GhorbaniTarget,
     GhorbaniTopK,
     RandomSign,
+    TopKIntersection,
 )
 
 pytestmark = [
@@ -39,6 +42,8 @@ def build_all(model):
         GhorbaniMassCenter(model, eps=0.05, steps=3),
         GhorbaniTarget(model, eps=0.05, steps=3, region=REGION),
         Dombrowski(model, eps=0.05, steps=3),
+        AutoExplanationAttack(model, eps=0.05, budget=3, measure=TopKIntersection(9)),
+        BlackBoxExplanationAttack(model, eps=0.05, queries=3, measure=TopKIntersection(9)),
     ]
 
 

@@ -90,7 +90,7 @@ def test_without_an_explainer_it_learns_from_perturbations_of_both_kinds():
     assert report.fidelity >= 0.95
     assert report.queries_missed <= 0.35  # of which some replace a toss by a toss
     noisy = data[320:] + data.std(0) * torch.randn(80, 5, generator=rng(5))
-    assert scaffold.is_data(noisy).double().mean() <= 0.05
+    assert scaffold.is_data(noisy).double().mean() <= 0.1
 
 
 class Sums(nn.Module):

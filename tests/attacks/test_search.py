@@ -30,9 +30,9 @@ def test_sharpness_follows_the_schedule(make_network, make_images, monkeypatch):
         asked.append(progress)
         return 3.0 + progress
 
-    def spy(beta, original=_explained.softplus_activations):
+    def spy(beta, original=_explained.softplus_activations, **kwargs):
         used.append(beta)
-        return original(beta)
+        return original(beta, **kwargs)
 
     monkeypatch.setattr(_explained, "softplus_activations", spy)
     model, images = make_network(), make_images()

@@ -190,6 +190,7 @@ def test_the_model_runs_in_evaluation_mode(name, model, make_images, rng):
     assert not model.training
 
 
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
 def test_set_model_training_mode_is_honoured_and_undone(model, make_images):
     model.eval()
     attack = GhorbaniTopK(model, steps=2, k=9)
