@@ -138,7 +138,7 @@ def test_every_package_that_is_imported_is_declared():
         used |= {name.split(".")[0] for name in imports_of(file)}
     used -= {*sys.stdlib_module_names, "captum_robust"}
     # Of an extra, imported on first use, or where they are installed.
-    optional = {"accelerate", "pandas", "sklearn"}
+    optional = {"accelerate", "pandas", "sklearn", "typing_extensions"}
     assert used <= declared | optional
     # TorchAttacks imports torchvision; the examples take networks and photographs from these two.
     assert declared - used <= {"skimage", "torchvision"}
