@@ -273,6 +273,7 @@ class Close(doctest.OutputChecker):
         return bool(pairs) and near and super().check_output(want, got, optionflags)
 
 
+@pytest.mark.filterwarnings("ignore:The attack failed for")
 @pytest.mark.parametrize(
     "page",
     [

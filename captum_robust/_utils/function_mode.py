@@ -18,8 +18,10 @@ class FunctionMode(TorchFunctionMode, ABC):
         >>> class Doubled(FunctionMode):
         ...     def call(self, func, args, kwargs):
         ...         return 2 * func(*args, **kwargs)
+        >>> x = torch.tensor(3.0)
         >>> with Doubled():
-        ...     torch.relu(torch.tensor(3.0))
+        ...     y = torch.relu(x)
+        >>> y
         tensor(6.)
     """
 

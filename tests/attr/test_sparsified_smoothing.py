@@ -255,7 +255,8 @@ def test_under_inference_mode_and_in_training_mode():
     with torch.inference_mode():
         got = SparsifiedSmoothing(Saliency(model.eval()), 0.5).attribute(points(3, 6), 5, target=0)
     assert got.shape == (3, 6)
-    SparsifiedSmoothing(Saliency(model.train()), 0.5).attribute(points(3, 6), 5, target=0)
+    with pytest.warns(UserWarning, match="training mode"):
+        SparsifiedSmoothing(Saliency(model.train()), 0.5).attribute(points(3, 6), 5, target=0)
     assert torch.equal(mean, model[1].running_mean)
 
 
