@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError  # what weights_only raises; nothing is unpickled
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,23 +192,33 @@ def _call(module: str, function: str) -> nn.Module:
 def _load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise UsageError(f"--checkpoint: there is no file {path}.")
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_state_dict
     try:
-        if path.suffix == ".safetensors":
-            if importlib.util.find_spec("safetensors") is None:
-                raise UsageError(
-                    "--checkpoint: safetensors is not installed. Install it: pip install "
-                    "safetensors."
-                )
-            state = importlib.import_module("safetensors.torch").load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read(path)
         model.load_state_dict(state.get("state_dict", state))
-    except UsageError:
-        raise
-    except Exception as error:  # damaged files raise what they like
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError) as error:
         raise UsageError(
             f"--checkpoint: {path} does not hold the weights of this model: {_first_line(error)}."
         ) from None
+
+
+def _read_state_dict(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, ValueError) as error:
+        raise OSError(str(error) or "it ends too soon") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    if importlib.util.find_spec("safetensors") is None:
+        raise UsageError(
+            "--checkpoint: safetensors is not installed. Install it: pip install safetensors."
+        )
+    library = importlib.import_module("safetensors")
+    try:
+        return importlib.import_module("safetensors.torch").load_file(path)
+    except library.SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def _first_line(error: Exception) -> str:

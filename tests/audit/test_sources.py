@@ -64,7 +64,8 @@ def test_a_model_that_is_none(module, name, checkpoint, message):
 def test_a_checkpoint_of_another_model(module, tmp_path):
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pt")
     (tmp_path / "damaged.pt").write_bytes(b"no weights")
-    for file in ("other.pt", "damaged.pt"):
+    (tmp_path / "empty.pt").touch()
+    for file in ("other.pt", "damaged.pt", "empty.pt"):
         with pytest.raises(UsageError, match="does not hold the weights"):
             load_model(f"{module}:make", str(tmp_path / file))
 
