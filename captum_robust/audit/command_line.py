@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from captum_robust.audit.settings import BUDGETS
 from captum_robust.audit.sources import Normalized, UsageError, image_folder, load_model, table
 
 _WRONG_CALL, _TOO_MUCH_LOST = 2, 1
+
+# A first impression within a minute.
+_DEMO = replace(BUDGETS["quick"], evaluations=12, copies=100)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +80,7 @@ def _demo(options: argparse.Namespace) -> int:
     images, labels = zoo.fashion_mnist_sample(options.examples)
     loader = [(images, labels)]
     report = audit(
-        zoo.fashion_mnist_cnn(), None, loader, eps=0.05, budget="quick",
+        zoo.fashion_mnist_cnn(), None, loader, eps=0.05, budget=_DEMO,
         show_progress=not options.quiet,
     )  # fmt: skip
     return _finish(report, options)
@@ -184,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", parents=[shared], help="audit a small network that travels with the package"
     )
-    demo.add_argument("--examples", type=_count, default=8, help="number of images (8)")
+    demo.add_argument("--examples", type=_count, default=6, help="number of images (6)")
     demo.set_defaults(command=_demo)
 
     own = commands.add_parser("audit", parents=[shared], help="audit a model of yours")

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from captum.attr import Attribution, IntegratedGradients, Saliency
+from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_robust._utils.attributions import attribute_detached, same_draws
+from captum_robust._utils.randomness import seed_from
 from captum_robust.attr import (
     BetaSmoothedGradient,
     GuidedBackprop,
@@ -31,6 +33,26 @@ class Explained:
         with same_draws(self.attribution, seed, inputs.device, dict(self.arguments)) as arguments:
             found = attribute_detached(self.attribution, inputs, target=target, **arguments)
         return found[0] if isinstance(found, tuple) else found
+
+
+class Bound(Attribution):
+    """An explanation with its arguments bound and its draws seeded, for other classes to wrap."""
+
+    def __init__(self, explained: Explained, seed: int) -> None:
+        super().__init__(explained.attribution.forward_func)
+        self.attribution_method = explained.attribution
+        self._explained, self._seed = explained, seed
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor,
+        target: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Attributions of the shape of ``inputs``, without a graph."""
+        seed = self._seed if generator is None else seed_from(generator)
+        return self._explained(inputs, target, seed)
 
 
 def default_explanations(

@@ -22,7 +22,7 @@ from captum_robust.attacks import (
     TopKIntersection,
 )
 from captum_robust.attr import SparsifiedSmoothing
-from captum_robust.audit.explanations import Explained
+from captum_robust.audit.explanations import Bound, Explained
 from captum_robust.audit.settings import FRACTIONS, Settings, generator_for
 from captum_robust.audit.store import BatchResult
 from captum_robust.certificates import certify_top_k
@@ -246,7 +246,7 @@ class Measurements:
     ) -> None:
         settings = self.settings
         smoothed = SparsifiedSmoothing(
-            explained.attribution,
+            Bound(explained, self._seed(name, first)),
             kept=0.1,
             stdev=settings.certified_stdev,
             channel_dim=settings.channel_dim,
@@ -255,7 +255,6 @@ class Measurements:
             smoothed, inputs, settings.certified_radii, settings.k, target=target,
             n_samples=settings.budget.copies, output=settings.output,
             seed=generator_for(settings.seed, name, first, "certificate").initial_seed(),
-            **explained.arguments,
         )  # fmt: skip
         for radius, values in zip(settings.certified_radii, certificate.overlap.T, strict=True):
             _put(entries, f"certified/{radius}", values)

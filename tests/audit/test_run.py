@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_robust import audit, outputs
+from captum_robust.attr import KernelSmoothing
 
 
 def plain(report):
@@ -108,6 +109,16 @@ def test_an_explanation_without_a_graph_is_attacked_by_queries(run, tiny_model):
     found = report.explanations["occlusion"]
     assert found.values["attack/1.0/top_k"].n == 5
     assert not found.errors
+
+
+def test_arguments_of_an_explanation_reach_every_measurement(run, tiny_model):
+    model = tiny_model()
+    smooth = {"SmoothGrad": (KernelSmoothing(Saliency(model)), {"n_samples": 2, "radius": 0.1})}
+    first, again = run(model, smooth), run(model, smooth)
+    found = first.explanations["SmoothGrad"]
+    assert not found.errors
+    assert found.values["certified/0.1"].n == 5
+    assert plain(first) == plain(again)
 
 
 def test_labels_give_accuracy_and_can_be_explained(run, tiny_model, tiny_batches):
