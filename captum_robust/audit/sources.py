@@ -6,6 +6,7 @@ import csv
 import importlib
 import importlib.util
 import os
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from captum_robust._utils.forward import logits_of
+
+# What reading a damaged file raises besides OSError and RuntimeError.
+_OF_DAMAGED_FILES = (
+    ArithmeticError, AssertionError, EOFError, LookupError, ValueError, struct.error,
+)  # fmt: skip
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -205,7 +211,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 def _read_state_dict(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, ValueError) as error:
+    except _OF_DAMAGED_FILES as error:
         raise OSError(str(error) or "it ends too soon") from None
 
 
