@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -132,3 +133,13 @@ def _differs_in_training(module: nn.Module) -> bool:
     return getattr(module, "dropout", 0.0) not in (0.0, None) and isinstance(
         module, (nn.MultiheadAttention, nn.RNNBase)
     )
+
+
+def digest_of(model: nn.Module) -> str:
+    """What tells the weights of a model from others."""
+    total = sha256()
+    for name, weight in model.state_dict().items():
+        total.update(name.encode())
+        flat = weight.detach().cpu().contiguous().flatten()
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]

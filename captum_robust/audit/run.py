@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of
-from captum_robust._utils.model_state import preserve_model
+from captum_robust._utils.model_state import digest_of, preserve_model
 from captum_robust.audit import engine
 from captum_robust.audit.circumstances import circumstances
 from captum_robust.audit.collect import collect
@@ -118,7 +117,7 @@ def audit(
         labels=labels, certify=certify, seed=int(seed),
         feature_names=None if feature_names is None else tuple(map(str, feature_names)),
     )  # fmt: skip
-    fingerprint = {**settings.as_json(), "explanations": list(found), "model": _digest(model)}
+    fingerprint = {**settings.as_json(), "explanations": list(found), "model": digest_of(model)}
     store = BatchStore(folder, fingerprint)
     try:
         engine.run(
@@ -167,13 +166,3 @@ def _check_loader(loader: Any) -> None:
         raise ValueError(
             "loader shuffles, so its examples have no numbers. Make it with shuffle=False."
         )
-
-
-def _digest(model: nn.Module) -> str:
-    """What tells the weights of a model from others."""
-    total = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        total.update(name.encode())
-        flat = weight.detach().cpu().contiguous().flatten()
-        total.update(flat.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]

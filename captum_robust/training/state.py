@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from captum_robust._utils.model_state import digest_of
 from captum_robust.training.checkpoints import Checkpoints
 
 EpochRecord = dict[str, float]
@@ -138,7 +138,7 @@ class TrainingState:
         return {
             "optimizer": type(self.optimizer).__name__,
             "scheduler": type(self.scheduler).__name__,
-            "teacher": _digest(self.teacher),
+            "teacher": digest_of(self.teacher),
             "weights": {name: list(w.shape) for name, w in self.model.state_dict().items()},
         }
 
@@ -156,16 +156,6 @@ def _check_same_run(ours: dict[str, Any], saved: dict[str, Any], checkpoints: Ch
 def _state_of(part: Any) -> dict | None:
     state = getattr(part, "state_dict", None)
     return None if state is None else state()
-
-
-def _digest(model: nn.Module) -> str:
-    """What tells the weights of a model from others."""
-    total = sha256()
-    for name, weight in model.state_dict().items():
-        total.update(name.encode())
-        flat = weight.detach().cpu().contiguous().flatten()
-        total.update(flat.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
 
 
 def _check_model(model: Any) -> None:
