@@ -109,6 +109,36 @@ def preserve_model(model: nn.Module) -> Iterator[nn.Module]:
         buffers.put_back()
 
 
+@contextmanager
+def on_device(model: nn.Module, device: torch.device | None) -> Iterator[nn.Module]:
+    """Move a model for the block; after it, also after an exception, its tensors are its old ones.
+
+    The old parameters, gradients and buffers are kept meanwhile, so that coming back copies
+    nothing and a model that is spread over several devices is spread as before.
+
+    Args:
+        model: The model.
+        device: Where it goes; None: it stays.
+    """
+    if device is None:
+        yield model
+        return
+    parameters = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    tensors = [(p, p.data, p.grad, None if p.grad is None else p.grad.data)
+               for p in model.parameters()]  # fmt: skip
+    try:
+        yield model.to(device)
+    finally:
+        for module, learned, buffers in parameters:
+            module._parameters.update(learned)
+            module._buffers.update(buffers)
+        for parameter, data, gradient, values in tensors:
+            parameter.data = data
+            if gradient is not None and values is not None:
+                gradient.data = values
+            parameter.grad = gradient
+
+
 def depends_on_mode(model: nn.Module) -> bool:
     """Whether a module whose output differs in training mode is in training mode.
 

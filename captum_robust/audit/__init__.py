@@ -13,7 +13,7 @@ The same from a shell: ``captum-robust audit --help``.
 
 from captum_robust.audit.comparison import Comparison, compare
 from captum_robust.audit.report import AuditReport
-from captum_robust.audit.results import Example, ExplanationSummary
+from captum_robust.audit.results import Example, ExplanationSummary, ModelCheck
 from captum_robust.audit.run import audit
 from captum_robust.audit.settings import Budget
 from captum_robust.audit.summary import Estimate
@@ -26,6 +26,7 @@ __all__ = [
     "Estimate",
     "Example",
     "ExplanationSummary",
+    "ModelCheck",
     "Rules",
     "Verdict",
     "audit",

@@ -2,125 +2,151 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from captum_robust.audit.report import AuditReport
-from captum_robust.audit.results import Example, ExplanationSummary
-from captum_robust.audit.settings import FRACTIONS, Settings
+from captum_robust.audit.results import Example, ExplanationSummary, ModelCheck
+from captum_robust.audit.rows import Rows
+from captum_robust.audit.settings import WHOLE, Settings
 from captum_robust.audit.store import Arrays, BatchStore
 from captum_robust.audit.summary import estimate
 from captum_robust.audit.verdict import Rules
 
-_LEFT = f"attack/{FRACTIONS[-1]}/top_k"
+_LEFT = f"attack/{WHOLE}/top_k"
 _NOT_AVERAGED = {"error", "failed", "indicators", "randomized"}
 
 
 def collect(
     store: BatchStore,
+    n_batches: int,
     settings: Settings,
     rules: Rules,
     refused: Mapping[str, str],
     circumstances: Mapping[str, Any],
+    model_check: ModelCheck,
 ) -> AuditReport:
-    """The report on all finished batches of a store."""
-    rows = [row for result in store.results() for row in result.rows]
-    names = list(rows[0]["explanations"])
-    found = {name: _summary(name, rows, store, settings, rules) for name in names}
-    correct = [row["correct"] for row in rows if row["correct"] is not None]
-    pairs: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for pair, value in row.get("agreement", {}).items():
-            pairs[pair].append(value)
+    """The report on the first batches of a store."""
+    rows, correct = Rows(), array("d")
+    found: dict[str, _Numbers] = {}
+    pairs: dict[str, array[float]] = defaultdict(lambda: array("d"))
+    for batch in store.results(n_batches):
+        block = batch.rows()
+        rows.add(block)
+        for row in block:
+            if row["correct"] is not None:
+                correct.append(row["correct"])
+            for name, entry in row["explanations"].items():
+                found.setdefault(name, _Numbers()).add(row["index"], entry)
+            for pair, value in row.get("agreement", {}).items():
+                pairs[pair].append(value)
+        for picture in batch.pictures:
+            name, index, _ = picture.rsplit("\n", 2)
+            found[name].drawn.add(int(index))
+    examples = _examples(found, store, n_batches)
     agreement = {pair: estimate(values, settings.seed) for pair, values in pairs.items()}
     return AuditReport(
         settings=settings.as_json(),
         circumstances=circumstances,
         n_examples=len(rows),
-        accuracy=estimate(map(float, correct), settings.seed),
-        explanations=found,
+        accuracy=estimate(correct, settings.seed),
+        explanations={
+            name: numbers.summary(settings, rules, examples[name])
+            for name, numbers in found.items()
+        },
         refused=refused,
         agreement={pair: value for pair, value in agreement.items() if value is not None},
         rules=rules,
         rows=rows,
+        model_check=model_check,
     )
 
 
-def _summary(
-    name: str,
-    rows: list[dict[str, Any]],
-    store: BatchStore,
-    settings: Settings,
-    rules: Rules,
-) -> ExplanationSummary:
-    entries = [row["explanations"][name] for row in rows]
-    measured = [entry for entry in entries if "error" not in entry]
-    keys = {key: None for entry in measured for key in entry if key not in _NOT_AVERAGED}
-    values = {
-        key: value
-        for key in keys
-        if (value := estimate((entry.get(key) for entry in measured), settings.seed)) is not None
-    }
-    # An example that the attack could not touch is not an explanation that resisted.
-    reached = [entry[_LEFT] for entry in measured if not entry["failed"]]
-    indicators: dict[str, float] = defaultdict(float)
-    for entry in measured:
+class _Numbers:
+    """What was measured of one explanation, gathered example by example."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, array[float]] = defaultdict(lambda: array("d"))
+        self.left: dict[int, float] = {}
+        self.drawn: set[int] = set()
+        self._reached = array("d")
+        self._indicators: dict[str, float] = defaultdict(float)
+        self._flagged = 0.0
+        self._failed = 0
+        self._errors: Counter[str] = Counter()
+        self._randomized: float | None = None
+
+    def add(self, index: int, entry: Mapping[str, Any]) -> None:
+        """Take in the entry of an example."""
+        if "error" in entry:
+            self._errors[entry["error"]] += 1
+            return
+        for key, value in entry.items():
+            if key not in _NOT_AVERAGED and value is not None:
+                self.values[key].append(value)
+        self.left[index] = entry[_LEFT]
+        # An example that the attack could not touch is not an explanation that resisted.
+        if entry["failed"]:
+            self._failed += 1
+        else:
+            self._reached.append(entry[_LEFT])
         for sign, share in entry["indicators"].items():
-            indicators[sign] += share
-    n = max(1, len(measured))
-    failed = sum(entry["failed"] for entry in measured) / n
-    flagged = sum(max(entry["indicators"].values(), default=0.0) for entry in measured) / n
-    verdict, reason = rules.judge(estimate(reached, settings.seed), failed, flagged)
-    randomized = [entry["randomized"] for entry in measured if "randomized" in entry]
-    return ExplanationSummary(
-        verdict=verdict,
-        reason=reason,
-        values=values,
-        failed=failed,
-        indicators={sign: share / n for sign, share in sorted(indicators.items())},
-        errors=Counter(entry["error"] for entry in entries if "error" in entry),
-        randomized=randomized[0] if randomized else None,
-        examples=_examples(name, rows, store),
-    )
+            self._indicators[sign] += share
+        self._flagged += max(entry["indicators"].values(), default=0.0)
+        if self._randomized is None:
+            self._randomized = entry.get("randomized")
 
-
-def _examples(name: str, rows: list[dict[str, Any]], store: BatchStore) -> list[Example]:
-    """The worst example, and among those that were kept the one nearest to the median."""
-    left = {
-        row["index"]: entry[_LEFT]
-        for row in rows
-        if "error" not in (entry := row["explanations"][name])
-    }
-    if not left:
-        return []
-    ordered = sorted(left.values())
-    median = ordered[(len(ordered) - 1) // 2]
-    wanted = {
-        "worst": lambda index: (left[index], index),
-        "median": lambda index: (abs(left[index] - median), index),
-    }
-    best: dict[str, tuple[Any, int, Arrays]] = {}
-    for result in store.results():
-        for index, pictures in _kept(name, result.arrays).items():
-            for title, rank in wanted.items():
-                place = rank(index)
-                if title not in best or place < best[title][0]:
-                    best[title] = (place, index, pictures)
-    return [
-        Example(
-            title=title, index=index, left=left[index], input=pictures["input"],
-            moved=pictures["moved"], before=pictures["before"], after=pictures["after"],
+    def summary(
+        self, settings: Settings, rules: Rules, examples: list[Example]
+    ) -> ExplanationSummary:
+        """Means with their spread, and the verdict."""
+        n = max(1, len(self.left))
+        failed = self._failed / n
+        verdict, reason = rules.judge(
+            estimate(self._reached, settings.seed), failed, self._flagged / n
         )
-        for title, (_, index, pictures) in best.items()
-    ]  # fmt: skip
+        values = {key: estimate(numbers, settings.seed) for key, numbers in self.values.items()}
+        return ExplanationSummary(
+            verdict=verdict,
+            reason=reason,
+            values={key: value for key, value in values.items() if value is not None},
+            failed=failed,
+            indicators={sign: share / n for sign, share in sorted(self._indicators.items())},
+            errors=self._errors,
+            randomized=self._randomized,
+            examples=examples,
+        )
+
+    def shown(self) -> dict[str, int]:
+        """The worst example, and among those that were drawn the one nearest to the median."""
+        if not self.drawn:
+            return {}
+        ordered = sorted(self.left.values())
+        median = ordered[(len(ordered) - 1) // 2]
+        return {
+            "worst": min(self.drawn, key=lambda i: (self.left[i], i)),
+            "median": min(self.drawn, key=lambda i: (abs(self.left[i] - median), i)),
+        }
 
 
-def _kept(name: str, arrays: Arrays) -> dict[int, Arrays]:
-    """The pictures of a batch by the number of the example."""
-    found: dict[int, Arrays] = defaultdict(dict)
-    for key, values in arrays.items():
-        owner, index, what = key.rsplit("\n", 2)
-        if owner == name:
-            found[int(index)][what] = values
-    return dict(found)
+def _examples(
+    found: Mapping[str, _Numbers], store: BatchStore, n_batches: int
+) -> dict[str, list[Example]]:
+    """The examples that the report shows of each explanation, with their pictures."""
+    shown = {name: numbers.shown() for name, numbers in found.items()}
+    wanted = {(name, index) for name, chosen in shown.items() for index in chosen.values()}
+    pictures: dict[tuple[str, int], Arrays] = defaultdict(dict)
+    for batch in store.results(n_batches):
+        for picture in batch.pictures:
+            name, index, what = picture.rsplit("\n", 2)
+            if (name, int(index)) in wanted:
+                pictures[name, int(index)][what] = batch.picture(picture)
+    return {
+        name: [
+            Example(title, index, found[name].left[index], **pictures[name, index])
+            for title, index in chosen.items()
+        ]
+        for name, chosen in shown.items()
+    }

@@ -66,7 +66,7 @@ def _audit(options: argparse.Namespace) -> int:
     loader = DataLoader(data, batch_size=options.batch_size)
     _check_fit(model, loader, device)
     report = audit(
-        model, None, loader, eps=options.eps, k=options.k, output=_output(options),
+        model, options.explanations, loader, eps=options.eps, k=options.k, output=_output(options),
         input_range=(0.0, 1.0) if options.images is not None else None,
         budget="quick" if options.quick else options.budget, certify=not options.no_certificates,
         seed=options.seed, folder=options.resume, feature_names=names,
@@ -173,6 +173,10 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0.5,0.5,0.5") from None
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-robust", description="Can the explanations of a model be trusted?"
@@ -237,6 +241,10 @@ def _work_options(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--eps", type=_fraction, required=True, help="largest change of an input, such as 8/255"
     )
+    work.add_argument(
+        "--explanations", type=_names, metavar="NAMES",
+        help='some of the usual explanations, such as "gradient,LRP" (all)',
+    )  # fmt: skip
     work.add_argument("--k", type=_count, help="how many most relevant features are compared")
     work.add_argument("--budget", choices=list(BUDGETS), default="standard", help="how much work")
     work.add_argument("--quick", action="store_true", help="the same as --budget quick")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from captum_robust.audit.report import AuditReport
-from captum_robust.audit.settings import FRACTIONS
+from captum_robust.audit.settings import WHOLE
 
-_LEFT = f"attack/{FRACTIONS[-1]}/top_k"
+_LEFT = f"attack/{WHOLE}/top_k"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence, Sized
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -54,14 +55,17 @@ def run(
     processes: Processes,
     *,
     show_progress: bool = True,
-) -> None:
+) -> int:
     """Measure every batch that the store does not have.
 
     The batches are dealt out to the processes in turn. They are read in order by each, so the
     loader must give the same batches every time: no shuffling.
 
+    Returns:
+        The number of batches.
+
     Raises:
-        ValueError: The loader yields nothing.
+        ValueError: The loader yields nothing, or the store has other examples.
     """
     first, number = 0, -1
     total = len(loader) if isinstance(loader, Sized) else None
@@ -69,12 +73,15 @@ def run(
     with tqdm(loader, total=total, desc="audit", unit="batch", disable=not is_shown) as bar:
         for number, batch in enumerate(bar):
             inputs, labels = unpack(batch)
-            if number % processes.count == processes.rank and not store.has(number):
-                store.save(number, _measured(measure, inputs, labels, first))
+            if number % processes.count == processes.rank:
+                digest = _digest(inputs, labels)
+                if not store.has(number, digest):
+                    store.save(number, _measured(measure, inputs, labels, first), digest)
             first += len(inputs)
     if number < 0:
         raise ValueError("loader yields nothing. Check its data set and drop_last.")
     processes.wait()
+    return number + 1
 
 
 def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -92,6 +99,17 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
         f"loader must yield tensors or (inputs, labels), got {type(batch).__name__}. Wrap the "
         "data set so that it gives these."
     )
+
+
+def _digest(inputs: Tensor, labels: Tensor | None) -> str:
+    """What tells the examples of a batch from others."""
+    total = sha256()
+    for tensor in (inputs, labels):
+        if tensor is not None:
+            total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def _measured(measure: Measure, inputs: Tensor, labels: Tensor | None, first: int) -> BatchResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,18 +72,26 @@ def default_explanations(
 
 
 def named_explanations(
-    explanations: Mapping[str, Any] | None,
+    explanations: Mapping[str, Any] | Sequence[str] | None,
     model: nn.Module,
     input_range: tuple[Any, Any] | None,
 ) -> dict[str, Explained]:
     """What the caller asked for: an ``Attribution``, or a pair of it and its arguments, by name.
 
+    Names alone choose among the usual explanations.
+
     Raises:
         TypeError: A value is neither.
-        ValueError: There is none.
+        ValueError: There is none, or a name is not one of the usual.
     """
     if explanations is None:
         return default_explanations(model, input_range)
+    if isinstance(explanations, (list, tuple)) and explanations:
+        usual = default_explanations(model, input_range)
+        unknown = [name for name in explanations if name not in usual]
+        if unknown:
+            raise ValueError(f"explanations: {unknown[0]!r} is not one of {', '.join(usual)}.")
+        return {name: usual[name] for name in explanations}
     if not isinstance(explanations, Mapping):
         raise TypeError(
             "explanations must be a dictionary of names and captum attributions, such as "
@@ -91,7 +99,7 @@ def named_explanations(
         )
     if not explanations:
         raise ValueError("explanations is empty. Name one at least, or pass None for the usual.")
-    return {str(name): _explained(name, value) for name, value in explanations.items()}
+    return {str(name): _explained(name, v) for name, v in explanations.items()}
 
 
 def admitted(

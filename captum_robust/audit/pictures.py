@@ -22,6 +22,8 @@ WIDTH, HEIGHT, MARGIN = 320.0, 200.0, 40.0
 """Of a curve, in units of its SVG."""
 
 _BARS_AT_MOST = 30
+_LARGE = 64
+_JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Picture:
     """A picture with the words that belong to it.
 
     Attributes:
-        source: A PNG as a data URI.
+        source: The picture as a data URI.
         caption: What to see.
+        pixelated: Whether its pixels are so few that each is to be seen.
     """
 
     source: str
     caption: str
+    pixelated: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ def pictures_of(example: Example, title: str) -> list[Picture]:
         (_slice(example.after), "inferno", "explanation after the attack"),
         (_rgb(0.5 + gain * change), None, f"change, times {gain:.0f}"),
     ]
-    return [Picture(_png(values, cmap), f"{title}: {name}") for values, cmap, name in shown]
+    return [
+        Picture(_encoded(values, cmap), f"{title}: {name}", not _is_large(values))
+        for values, cmap, name in shown
+    ]
 
 
 def bars_of(example: Example, names: Sequence[str] | None) -> list[Bar]:
@@ -152,13 +159,21 @@ def _rgb(values: Array) -> Array:
     return np.broadcast_to(shares, (3, *shares.shape[1:])).transpose(1, 2, 0)
 
 
-def _png(values: Array, cmap: str | None) -> str:
+def _encoded(values: Array, cmap: str | None) -> str:
+    """A data URI: PNG, or JPEG where a PNG would make the report large."""
     buffer = io.BytesIO()
-    limits: dict[str, Any] = {}
+    options: dict[str, Any] = {"format": "png"}
+    if _is_large(values):
+        options = {"format": "jpeg", "pil_kwargs": {"quality": _JPEG_QUALITY}}
     if cmap is not None:
-        limits = {"cmap": cmap, "vmin": 0.0, "vmax": max(1e-12, _bright(values))}
-    imsave(buffer, np.ascontiguousarray(values, dtype=np.float64), format="png", **limits)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        options |= {"cmap": cmap, "vmin": 0.0, "vmax": max(1e-12, _bright(values))}
+    imsave(buffer, np.ascontiguousarray(values, dtype=np.float64), **options)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{options['format']};base64,{data}"
+
+
+def _is_large(values: Array) -> bool:
+    return max(values.shape[:2]) > _LARGE
 
 
 def _bright(values: Array) -> float:

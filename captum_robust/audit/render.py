@@ -13,7 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from captum_robust.audit.pictures import HEIGHT, MARGIN, WIDTH, bars_of, curve_points, pictures_of
 from captum_robust.audit.results import Findings
-from captum_robust.audit.settings import FRACTIONS
+from captum_robust.audit.settings import WHOLE
 from captum_robust.audit.verdict import Verdict
 
 _CLASSES = {Verdict.HARD: "hard", Verdict.EASY: "easy", Verdict.UNRELIABLE: "unreliable"}
@@ -30,7 +30,7 @@ def render(report: Findings, title: str) -> str:
         title=title, policy=policy, style=style, script=script,
         report=report, classes=_CLASSES,
         sections=[_section(name, report) for name in report.explanations],
-        main=FRACTIONS[-1], settings=json.dumps(report.settings, indent=1),
+        main=WHOLE, settings=json.dumps(report.settings, indent=1),
         circumstances=json.dumps(report.circumstances, indent=1),
         eps=float(np.max(report.settings["eps"])),
         svg={"width": WIDTH, "height": HEIGHT, "margin": MARGIN},
@@ -39,7 +39,7 @@ def render(report: Findings, title: str) -> str:
 
 def table_html(report: Findings) -> str:
     """The table of explanations alone, for notebooks."""
-    return _template("table.html").render(report=report, classes=_CLASSES, main=FRACTIONS[-1])
+    return _template("table.html").render(report=report, classes=_CLASSES, main=WHOLE)
 
 
 def _section(name: str, report: Findings) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from captum_robust.audit.results import ExplanationSummary, Findings
-from captum_robust.audit.settings import FRACTIONS
+from captum_robust.audit.results import ExplanationSummary, Findings, ModelCheck
+from captum_robust.audit.settings import WHOLE
 from captum_robust.audit.summary import Estimate
 from captum_robust.audit.verdict import Rules, Verdict
 
@@ -34,6 +36,7 @@ class AuditReport(Findings):
         agreement: Rank correlation of the maps of two explanations, by "name / name".
         rules: What the verdicts follow from.
         rows: A dictionary for each example.
+        model_check: Whether the model behaves off its data as on them.
     """
 
     def table(self) -> list[dict[str, Any]] | DataFrame:
@@ -51,8 +54,8 @@ class AuditReport(Findings):
                 {
                     "explanation": name,
                     "verdict": found.verdict.value,
-                    "attacked": means.get(f"attack/{FRACTIONS[-1]}/top_k"),
-                    "noise": means.get(f"noise/{FRACTIONS[-1]}/top_k"),
+                    "attacked": means.get(f"attack/{WHOLE}/top_k"),
+                    "noise": means.get(f"noise/{WHOLE}/top_k"),
                     "certified": certified[0][1].mean if certified else None,
                     **{
                         key: means.get(key)
@@ -70,6 +73,9 @@ class AuditReport(Findings):
 
     def as_json(self) -> dict[str, Any]:
         """The report as dictionaries, lists, numbers and texts; pictures are left out."""
+        return {**self._without_rows(), "rows": [dict(row) for row in self.rows]}
+
+    def _without_rows(self) -> dict[str, Any]:
         explanations = {}
         for name, found in self.explanations.items():
             explanations[name] = {
@@ -94,12 +100,18 @@ class AuditReport(Findings):
             "refused": dict(self.refused),
             "agreement": {pair: asdict(value) for pair, value in self.agreement.items()},
             "rules": asdict(self.rules),
-            "rows": [dict(row) for row in self.rows],
+            "model_check": asdict(self.model_check),
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, whole or not at all."""
-        write_text(path, json.dumps(self.as_json(), indent=1, allow_nan=False))
+        head = json.dumps(self._without_rows(), indent=1, allow_nan=False).removesuffix("\n}")
+        with _whole(path) as file:
+            # Row by row: the text of all of them need not fit into memory.
+            file.write(f'{head},\n "rows": [')
+            for number, row in enumerate(self.rows):
+                file.write((",\n  " if number else "\n  ") + json.dumps(row, allow_nan=False))
+            file.write("\n ]\n}\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> AuditReport:
@@ -138,6 +150,7 @@ class AuditReport(Findings):
             agreement={pair: Estimate(**value) for pair, value in known["agreement"].items()},
             rules=Rules(**known["rules"]),
             rows=known["rows"],
+            model_check=ModelCheck(**known["model_check"]),
         )
 
     def to_html(self, path: str | os.PathLike[str], title: str = "Audit of explanations") -> None:
@@ -165,10 +178,18 @@ class AuditReport(Findings):
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a file, whole or not at all."""
+    with _whole(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def _whole(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """A file that gets its name when it is complete."""
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            yield file
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captum_robust.audit.settings import FRACTIONS
 from captum_robust.audit.summary import Estimate
 from captum_robust.audit.verdict import Rules, Verdict
 
@@ -66,13 +65,30 @@ class ExplanationSummary:
 
     def left(self, kind: str = "attack", measure: str = "top_k") -> list[tuple[float, Estimate]]:
         """What is left at each share of eps."""
-        keys = [(fraction, f"{kind}/{fraction}/{measure}") for fraction in FRACTIONS]
-        return [(fraction, self.values[key]) for fraction, key in keys if key in self.values]
+        parts = [key.split("/") for key in self.values]
+        sizes = [float(p[1]) for p in parts if (p[0], p[-1]) == (kind, measure)]
+        return [(size, self.values[f"{kind}/{size}/{measure}"]) for size in sorted(sizes)]
 
     def certified(self) -> list[tuple[float, Estimate]]:
         """What no change within each Euclidean radius can take away."""
         radii = [float(key.split("/")[1]) for key in self.values if key.startswith("certified/")]
         return [(radius, self.values[f"certified/{radius}"]) for radius in sorted(radii)]
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """The answers of a model to unusual inputs, beside those of models that know its data.
+
+    Attributes:
+        p_value: Of the hypothesis that the model strays no further from them than they do from one
+            another; None: the check does not apply.
+        reason: Why it does not apply, else empty.
+        n_rows: Rows of data that they learned from.
+    """
+
+    p_value: float | None
+    reason: str = ""
+    n_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,7 @@ class Findings:
         agreement: Rank correlation of the maps of two explanations, by "name / name".
         rules: What the verdicts follow from.
         rows: A dictionary for each example.
+        model_check: Whether the model behaves off its data as on them.
     """
 
     settings: Mapping[str, Any]
@@ -100,9 +117,15 @@ class Findings:
     agreement: Mapping[str, Estimate]
     rules: Rules
     rows: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    model_check: ModelCheck = ModelCheck(None, "it was not asked for")
+
+    def is_suspicious(self) -> bool:
+        """Whether the model answers unusual inputs otherwise than its answers on data suggest."""
+        p_value = self.model_check.p_value
+        return p_value is not None and p_value < self.rules.suspicious
 
     def summary(self) -> list[str]:
-        """The conclusion in at most three sentences."""
+        """The conclusion in a few sentences."""
         by_verdict: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
         for name, found in self.explanations.items():
             by_verdict[found.verdict].append(name)
@@ -111,6 +134,12 @@ class Findings:
         )
         total = len(self.explanations)
         sentences = []
+        if self.is_suspicious():
+            sentences.append(
+                "The model answers unusual inputs otherwise than its answers on the data suggest, "
+                "as models do that hide what they decide by: do not trust any explanation of it "
+                "before you know why."
+            )
         if easy:
             sentences.append(
                 f"{len(easy)} of {total} explanations can be manipulated by small changes of the "

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of
-from captum_robust._utils.model_state import digest_of, preserve_model
+from captum_robust._utils.model_state import digest_of, on_device, preserve_model
 from captum_robust.audit import engine
 from captum_robust.audit.circumstances import circumstances
 from captum_robust.audit.collect import collect
 from captum_robust.audit.explanations import admitted, named_explanations
 from captum_robust.audit.measurements import Measurements
+from captum_robust.audit.model_check import check_model
 from captum_robust.audit.report import AuditReport
 from captum_robust.audit.settings import Budget, Settings, budget_of
 from captum_robust.audit.store import BatchStore
@@ -28,7 +29,7 @@ from captum_robust.outputs import Outputs, resolve
 
 def audit(
     model: nn.Module,
-    explanations: Mapping[str, Any] | None,
+    explanations: Mapping[str, Any] | Sequence[str] | None,
     loader: Iterable[Any],
     *,
     eps: float | Tensor,
@@ -51,14 +52,16 @@ def audit(
     it has no graph by :class:`~captum_robust.attacks.BlackBoxExplanationAttack`, at three sizes of
     the change, up to ``eps``, beside random noise of the same size. It is certified, and checked
     for faithfulness (infidelity, pixel flipping, each beside a random order), for sensitivity, and
-    for whether it depends on what the model has learned. The model is asked in evaluation mode and
-    left as it is.
+    for whether it depends on what the model has learned. Of a table it is checked whether the model
+    behaves off the data as on them (:func:`~captum_robust.metrics.query_consistency`). The model is
+    asked in evaluation mode and left as it is.
 
     Args:
         model: The model; its inputs are single tensors.
         explanations: A Captum ``Attribution``, or a pair of one and a dictionary of its arguments,
-            by name. None: gradient, integrated gradients, LRP, guided backpropagation, SmoothGrad
-            and the beta-smoothed gradient, those that the model admits.
+            by name. None: "gradient", "integrated gradients", "LRP", "guided backpropagation",
+            "SmoothGrad" and "beta-smoothed gradient", those that the model admits; or a list of
+            some of these names.
         loader: Yields inputs or (inputs, labels), the same every time it is read: no shuffling.
         eps: Largest change of an input, in its units; a tensor for one number per feature.
         k: Number of most relevant features that are compared; None: a tenth of them, at most 50.
@@ -101,36 +104,37 @@ def audit(
     named = named_explanations(explanations, model, input_range)
     started = time.monotonic()
     processes = engine.Processes()
-    if processes.device is not None:
-        model.to(processes.device)
+    if processes.count > 1 and folder is None:
+        raise ValueError(
+            f"folder: {processes.count} processes put their batches together in a folder that all "
+            "of them see. Name one: folder=..., or --resume FOLDER."
+        )
     batch = next(iter(loader), None)
     if batch is None:
         raise ValueError("loader yields nothing. Check its data set and drop_last.")
     inputs, _ = engine.unpack(batch)
-    device = next((p.device for p in model.parameters()), inputs.device)
-    found, refused, n_features = _first_look(model, named, inputs.to(device), output, channel_dim)
-    if k is not None and k > n_features:
-        raise ValueError(f"k must be at most the number of features, {n_features}, got {k}.")
-    settings = Settings(
-        eps=eps, k=min(50, max(1, n_features // 10)) if k is None else k,
-        budget=budget_of(budget), output=output, input_range=input_range, channel_dim=channel_dim,
-        labels=labels, certify=certify, seed=int(seed),
-        feature_names=None if feature_names is None else tuple(map(str, feature_names)),
-    )  # fmt: skip
-    fingerprint = {**settings.as_json(), "explanations": list(found), "model": digest_of(model)}
-    store = BatchStore(folder, fingerprint)
-    try:
-        engine.run(
-            Measurements(model, found, settings), loader, store, processes,
-            show_progress=show_progress,
+    with on_device(model, processes.device):
+        device = next((p.device for p in model.parameters()), inputs.device)
+        found, refused, n = _first_look(model, named, inputs.to(device), output, channel_dim)
+        if k is not None and k > n:
+            raise ValueError(f"k must be at most the number of features, {n}, got {k}.")
+        settings = Settings(
+            eps=eps, k=min(50, max(1, n // 10)) if k is None else k, budget=budget_of(budget),
+            output=output, input_range=input_range, channel_dim=channel_dim, labels=labels,
+            certify=certify, seed=int(seed),
+            feature_names=None if feature_names is None else tuple(map(str, feature_names)),
         )  # fmt: skip
-        seconds = time.monotonic() - started
-        return collect(
-            store, settings, rules or Rules(), refused,
-            circumstances(device, seconds, processes.count),
-        )  # fmt: skip
-    finally:
-        store.close()
+        fingerprint = {**settings.as_json(), "explanations": list(found), "model": digest_of(model)}
+        store = BatchStore(folder, fingerprint)
+        try:
+            measure = Measurements(model, found, settings)
+            n_batches = engine.run(measure, loader, store, processes, show_progress=show_progress)
+            checked = check_model(model, loader, settings)
+            seconds = time.monotonic() - started
+            about = circumstances(device, seconds, processes.count)
+            return collect(store, n_batches, settings, rules or Rules(), refused, about, checked)
+        finally:
+            store.close()
 
 
 def _first_look(

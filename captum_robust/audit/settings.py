@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from captum_robust._utils.checks import check_count, check_positive
 from captum_robust.outputs import Outputs
+
+WHOLE = 1.0
+"""The largest change, as a share of ``eps``."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class Budget:
         perturbations: Draws of infidelity.
         neighbours: Points of the sensitivity.
         flips: Steps of pixel flipping.
+        sizes: The sizes of the change that are tried, as shares of ``eps``; the last one is 1.
+
+    Raises:
+        ValueError: A count is below one, or the sizes do not rise to 1.
     """
 
     evaluations: int
@@ -32,22 +40,22 @@ class Budget:
     perturbations: int
     neighbours: int
     flips: int
+    sizes: tuple[float, ...] = (0.25, 0.5, WHOLE)
 
     def __post_init__(self) -> None:
-        check_count(**asdict(self))
+        sizes = (0.0, *self.sizes)
+        rising = all(a < b for a, b in pairwise(sizes))
+        if not rising or sizes[-1] != WHOLE:
+            raise ValueError(f"sizes must rise above 0 up to 1.0, got {self.sizes}.")
+        check_count(**{name: n for name, n in asdict(self).items() if name != "sizes"})
 
 
 BUDGETS: Mapping[str, Budget] = {
-    "quick": Budget(evaluations=20, copies=200, perturbations=50, neighbours=5, flips=10),
-    "standard": Budget(evaluations=300, copies=2_000, perturbations=200, neighbours=10, flips=25),
-    "thorough": Budget(
-        evaluations=1_000, copies=10_000, perturbations=1_000, neighbours=25, flips=50
-    ),
+    "quick": Budget(20, copies=200, perturbations=50, neighbours=5, flips=10, sizes=(0.5, WHOLE)),
+    "standard": Budget(300, copies=2_000, perturbations=200, neighbours=10, flips=25),
+    "thorough": Budget(1_000, copies=10_000, perturbations=1_000, neighbours=25, flips=50),
 }
 """Budgets by name."""
-
-FRACTIONS = (0.25, 0.5, 1.0)
-"""The sizes of the change that are tried, as shares of ``eps``."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Settings:
         return {
             "eps": _plain(self.eps),
             **numbers,
-            "budget": asdict(self.budget),
+            "budget": {**asdict(self.budget), "sizes": list(self.budget.sizes)},
             "output": repr(self.output) if self.output is not None else "Categorical()",
             "input_range": bounds,
             "certified_stdev": self.certified_stdev,

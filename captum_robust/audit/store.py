@@ -34,6 +34,26 @@ class BatchResult:
         self.arrays.update(other.arrays)
 
 
+class StoredBatch:
+    """A batch as it lies on the disk; what is asked for is read."""
+
+    def __init__(self, archive: Any) -> None:
+        self._archive = archive
+
+    @property
+    def pictures(self) -> list[str]:
+        """The names of the pictures."""
+        return [name for name in self._archive.files if name not in ("rows", "digest")]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the examples."""
+        return json.loads(self._archive["rows"].tobytes())
+
+    def picture(self, name: str) -> npt.NDArray[np.float32]:
+        """One picture."""
+        return self._archive[name]
+
+
 class BatchStore:
     """A folder of finished batches.
 
@@ -57,23 +77,42 @@ class BatchStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check(fingerprint)
 
-    def has(self, number: int) -> bool:
-        """Whether this batch is finished."""
-        return self._file(number).is_file()
+    def has(self, number: int, digest: str = "") -> bool:
+        """Whether this batch is finished.
 
-    def save(self, number: int, result: BatchResult) -> None:
+        Args:
+            number: Of the batch.
+            digest: Of its examples.
+
+        Raises:
+            ValueError: The folder has a batch of this number with other examples.
+        """
+        path = self._file(number)
+        if not path.is_file():
+            return False
+        with np.load(path, allow_pickle=False) as archive:
+            known = archive["digest"].tobytes().decode()
+        if known != digest:
+            raise ValueError(
+                f"folder: {self.folder} holds batch {number} with other examples. Pass the same "
+                "data in batches of the same size, choose another folder, or delete this one."
+            )
+        return True
+
+    def save(self, number: int, result: BatchResult, digest: str = "") -> None:
         """Write a batch, whole or not at all."""
-        rows = np.frombuffer(json.dumps(result.rows).encode(), dtype=np.uint8)
-        arrays: dict[str, Any] = {"rows": rows, **result.arrays}
+        texts = {"rows": json.dumps(result.rows), "digest": digest}
+        arrays: dict[str, Any] = {
+            **{name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()},
+            **result.arrays,
+        }
         _write(self._file(number), lambda file: np.savez_compressed(file, **arrays))
 
-    def results(self) -> Iterator[BatchResult]:
-        """All finished batches, in order, one at a time in memory."""
-        for path in sorted(self.folder.glob("batch-*.npz")):
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files if name != "rows"}
-                rows = json.loads(archive["rows"].tobytes())
-            yield BatchResult(rows, arrays)
+    def results(self, n_batches: int) -> Iterator[StoredBatch]:
+        """The first batches, in order, one at a time in memory."""
+        for number in range(n_batches):
+            with np.load(self._file(number), allow_pickle=False) as archive:
+                yield StoredBatch(archive)
 
     def close(self) -> None:
         """Remove a temporary folder."""

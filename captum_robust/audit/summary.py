@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _RESAMPLES = 1_000
+_DRAWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ def estimate(values: Iterable[float], seed: int = 0) -> Estimate | None:
     if not len(found):
         return None
     generator = np.random.default_rng(seed)
-    # One resample at a time: memory does not grow with their number times the examples.
+    # Some resamples at a time: memory does not grow with their number times the examples.
+    at_once = max(1, _DRAWS_AT_ONCE // len(found))
     means = [
-        found[generator.integers(len(found), size=len(found))].mean() for _ in range(_RESAMPLES)
-    ]
-    low, high = np.percentile(means, [2.5, 97.5])
+        found[generator.integers(len(found), size=(min(at_once, _RESAMPLES - i), len(found)))]
+        .mean(axis=1)
+        for i in range(0, _RESAMPLES, at_once)
+    ]  # fmt: skip
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Estimate(float(found.mean()), float(low), float(high), len(found))

@@ -27,6 +27,7 @@ class Rules:
         failed: Largest share of examples for which the attack found no allowed change.
         flagged: Largest share of examples with an indicator of a failed attack.
         examples: Least number of examples.
+        suspicious: The model counts as suspicious where the p-value of its check is below.
 
     Example:
         >>> from captum_robust.audit import Rules
@@ -40,9 +41,11 @@ class Rules:
     failed: float = 0.1
     flagged: float = 0.1
     examples: int = 5
+    suspicious: float = 0.01
 
     def __post_init__(self) -> None:
         check_finite(kept=self.kept, failed=self.failed, flagged=self.flagged)
+        check_finite(suspicious=self.suspicious)
 
     def judge(self, left: Estimate | None, failed: float, flagged: float) -> tuple[Verdict, str]:
         """The verdict and the reason for it.
@@ -92,4 +95,6 @@ class Rules:
             f"{self.failed:.0%} of them the attack found no allowed change; or for more than "
             f"{self.flagged:.0%} of them an indicator says that the attack did not work."
         )
-        return [hard, unreliable, "Can be manipulated: all others. A successful attack settles it."]
+        easy = "Can be manipulated: all others. A successful attack settles it."
+        model = f"The model is suspicious: the p-value of its check is below {self.suspicious:g}."
+        return [hard, unreliable, easy, model]

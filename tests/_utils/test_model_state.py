@@ -10,7 +10,7 @@ import torch
 from captum.attr import FeatureAblation, Saliency
 from torch import nn
 
-from captum_robust._utils.model_state import preserve_model
+from captum_robust._utils.model_state import on_device, preserve_model
 from captum_robust.attr import (
     BetaSmoothedGradient,
     BetaSmoothing,
@@ -114,6 +114,30 @@ def test_everything_is_restored(raises):
     except KeyboardInterrupt:
         assert raises
     assert_same(before, everything(model))
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_moved_model_comes_back_with_its_own_tensors(raises):
+    model = restless()
+    before, storage = everything(model), [p.data_ptr() for p in model.parameters()]
+    try:
+        with on_device(model, torch.device("meta")) as same:
+            assert same is model
+            assert {t.device.type for t in model.state_dict().values()} == {"meta"}
+            if raises:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert raises
+    assert_same(before, everything(model))
+    assert [p.data_ptr() for p in model.parameters()] == storage
+
+
+def test_a_model_that_stays():
+    model = restless()
+    before = everything(model)
+    with on_device(model, None) as same:
+        assert same is model
+        assert_same(before, everything(model))
 
 
 def test_an_unset_buffer_is_unset_again():

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import sys
@@ -66,6 +67,13 @@ def test_a_table_keeps_the_names_of_its_columns(folder):
     assert ">income<" in text
 
 
+def test_some_of_the_usual_explanations(folder):
+    names = ["--explanations", "gradient, beta-smoothed gradient"]
+    assert command_line.main([*TABLE, *names, "--json", "a.json", "--out", "a.html"]) == 0
+    known = json.loads((folder / "a.json").read_text())
+    assert list(known["explanations"]) == ["gradient", "beta-smoothed gradient"]
+
+
 def test_a_run_is_resumed(folder):
     for _ in range(2):
         assert command_line.main([*TABLE, "--resume", "parts", "--out", "a.html"]) == 0
@@ -114,6 +122,7 @@ WRONG = {
     "a table that is not there": changed(TABLE, table="missing.csv"),
     "no target": changed(TABLE, target=None),
     "a target that is no column": changed(TABLE, target="bad"),
+    "an explanation that is not one of the usual": changed(TABLE, explanations="gradient,magic"),
     "too large a k": changed(TABLE, k="3"),
     "one output": changed(TABLE, model="users_own_models:one"),
     "regression without a tolerance": changed(TABLE, output="regression"),
@@ -161,10 +170,11 @@ def test_a_folder_that_is_read_only(folder):
 def test_a_full_disk_leaves_the_old_report(folder, monkeypatch):
     (folder / "a.html").write_text("old")
 
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.open", lambda *args, **kwargs: Full())
     assert command_line.main(changed(TABLE, out="a.html")) == 2
     monkeypatch.undo()
     assert (folder / "a.html").read_text() == "old"

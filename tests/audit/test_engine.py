@@ -28,12 +28,12 @@ def loader():
 
 
 def rows_of(store):
-    return [row for result in store.results() for row in result.rows]
+    return [row for batch in store.results(3) for row in batch.rows()]
 
 
 def test_every_example_is_measured_once_and_in_order(tmp_path):
     store = BatchStore(tmp_path, {})
-    engine.run(numbered, loader(), store, Alone(), show_progress=False)
+    assert engine.run(numbered, loader(), store, Alone(), show_progress=False) == 3
     assert rows_of(store) == [{"index": i, "value": float(i)} for i in range(7)]
 
 
@@ -53,6 +53,15 @@ def test_a_finished_batch_is_not_measured_again(tmp_path):
 
     engine.run(never, loader(), store, Alone(), show_progress=False)
     assert len(rows_of(store)) == 7
+
+
+def test_batches_of_other_examples_do_not_count(tmp_path):
+    store = BatchStore(tmp_path, {})
+    engine.run(numbered, loader(), store, Alone(), show_progress=False)
+    for size, values in ((2, torch.arange(7.0)), (3, torch.arange(7.0) + 1)):
+        data = TensorDataset(values, torch.arange(7))
+        with pytest.raises(ValueError, match="other examples"):
+            engine.run(numbered, DataLoader(data, size), store, Alone(), show_progress=False)
 
 
 def test_a_batch_without_memory_is_halved(tmp_path):

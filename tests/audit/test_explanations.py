@@ -19,6 +19,12 @@ def test_the_usual_explanations_come_unasked(tiny_model, tiny_batches):
         assert explained(images, torch.tensor([0, 1, 2])).shape == images.shape
 
 
+def test_names_choose_among_the_usual(tiny_model):
+    assert list(named_explanations(["LRP", "gradient"], tiny_model(), None)) == ["LRP", "gradient"]
+    with pytest.raises(ValueError, match="'magic' is not one of gradient, integrated"):
+        named_explanations(["gradient", "magic"], tiny_model(), None)
+
+
 def test_arguments_are_handed_on_and_draws_are_repeated(tiny_model, tiny_batches):
     model, (images, _) = tiny_model(), tiny_batches()[0]
     explained = Explained(NoiseTunnel(Saliency(model)), {"nt_samples": 2, "stdevs": 0.3})

@@ -1,8 +1,10 @@
 import base64
+import io
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from captum_robust.audit.pictures import (
     HEIGHT,
@@ -35,6 +37,16 @@ def test_an_image_or_a_volume_gives_four_pictures(shape, map_shape):
         assert header == "data:image/png;base64"
         assert struct.unpack(">II", base64.b64decode(data)[16:24]) == (5, 6)
     assert "times 25" in found[-1].caption
+
+
+def test_large_pictures_are_compressed():
+    found = pictures_of(example((3, 80, 60), (80, 60)), "worst")
+    for picture in found:
+        header, _, data = picture.source.partition(",")
+        assert header == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.size == (60, 80)
+        assert not picture.pixelated
 
 
 def test_a_row_gives_bars_the_most_relevant_first():

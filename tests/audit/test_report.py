@@ -8,7 +8,7 @@ from captum_robust.audit.report import SCHEMA, write_text
 
 KEYS = {
     "schema", "settings", "circumstances", "n_examples", "accuracy", "explanations", "refused",
-    "agreement", "rules", "rows",
+    "agreement", "rules", "rows", "model_check",
 }  # fmt: skip
 EXPLANATION = {
     "verdict", "reason", "values", "failed", "indicators", "errors", "randomized", "examples",
@@ -35,6 +35,8 @@ def test_json_comes_back(report, tmp_path):
     )
     assert known.summary() == report.summary()
     assert known.rules == report.rules
+    assert known.model_check == report.model_check
+    assert known.rows == report.rows
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "captum_robust.audit/0"}', "\xff"])

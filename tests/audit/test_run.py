@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from captum_robust import audit, outputs
 from captum_robust.attr import KernelSmoothing
+from captum_robust.audit.settings import Budget
 
 
 def plain(report):
@@ -85,6 +86,82 @@ def test_an_explanation_that_fails_on_one_example_is_reported_for_it(run, tiny_m
     ).explanations  # fmt: skip
     assert dict(found["fragile"].errors) == {"ValueError: too bright": 1}
     assert found["gradient"].values["sensitivity"].n == 3
+
+
+def test_work_on_the_other_examples_is_not_repeated(run, tiny_model):
+    """One example of eight fails: at once, and under the first attack, on its largest step."""
+    model = tiny_model()
+    images = 0.5 + 0.01 * torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[5, 0, 0, 0] = 0.9
+
+    def explained(limit):
+        """How many examples the explanation sees in an audit, and its errors."""
+        seen = []
+
+        def forward(x):
+            if bool((x[:, 0, 0, 0] > limit).any()):
+                raise ValueError("too bright")
+            seen.append(len(x))
+            return model(x)
+
+        found = run(
+            model, {"e": Saliency(forward)}, [images], certify=False, eps=0.05,
+            budget=Budget(evaluations=40, copies=20, perturbations=5, neighbours=2, flips=3),
+        ).explanations["e"]  # fmt: skip
+        return sum(seen), dict(found.errors)
+
+    without, errors = explained(1.0)
+    assert not errors
+    at_once, errors = explained(0.85)
+    assert errors == {"ValueError: too bright": 1}
+    assert at_once < without  # seven eighths, and a few explanations to find the one
+    later, errors = explained(0.91)
+    assert errors == {"ValueError: too bright": 1}
+    assert later < 1.5 * without  # of seven steps under attack one is repeated
+
+
+def test_the_other_examples_of_a_failing_batch_are_compared(run, tiny_model, tiny_batches):
+    model = tiny_model()
+    [(images, _), _] = tiny_batches()
+    images[1] = 1.0
+
+    def fragile(x):
+        if bool((x == 1.0).flatten(1).all(1).any()):
+            raise ValueError("too bright")
+        return model(x)
+
+    report = run(
+        model, {"gradient": Saliency(model), "fragile": Saliency(fragile)}, [images], certify=False
+    )
+    assert ["agreement" in row for row in report.rows] == [True, False, True]
+    assert report.agreement["gradient / fragile"].mean == pytest.approx(1.0)
+
+
+class OneOfTwo:
+    """A process that accelerate has launched, and given a device."""
+
+    rank, count, device = 0, 2, torch.device("meta")
+
+    def wait(self):
+        pass
+
+
+def test_a_model_on_the_device_of_a_process_comes_back(run, tiny_model, monkeypatch, tmp_path):
+    model = tiny_model()
+    before = {name: (t, t.clone()) for name, t in model.named_parameters()}
+    monkeypatch.setattr("captum_robust.audit.engine.Processes", OneOfTwo)
+    with pytest.raises(ValueError, match="admits none"):  # nothing can be computed on meta
+        run(model, {"gradient": Saliency(model)}, folder=tmp_path)
+    for name, parameter in model.named_parameters():
+        same, values = before[name]
+        assert parameter is same
+        assert torch.equal(parameter, values)
+
+
+def test_processes_need_a_folder_that_they_share(run, monkeypatch):
+    monkeypatch.setattr("captum_robust.audit.engine.Processes", OneOfTwo)
+    with pytest.raises(ValueError, match="folder: 2 processes"):
+        run()
 
 
 def test_tables_one_logit_and_a_column_that_must_not_move(run):

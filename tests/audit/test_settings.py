@@ -26,6 +26,12 @@ def test_a_budget_that_is_none(budget, error):
         budget_of(budget)
 
 
+@pytest.mark.parametrize("sizes", [(), (0.5,), (1.0, 0.5), (0.0, 1.0), (0.5, 0.5, 1.0), (1.5,)])
+def test_sizes_that_do_not_rise_to_one(sizes):
+    with pytest.raises(ValueError, match="sizes must rise"):
+        Budget(1, 1, 1, 1, 1, sizes=sizes)
+
+
 def test_draws_depend_on_the_seed_and_on_what_they_are_for():
     def draw(*parts):
         return torch.rand(4, generator=generator_for(*parts))
