@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captum_robust._utils.inference_mode import outside_inference_mode
 
-_CLASSES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_positive(**values: float) -> None:
@@ -153,7 +153,7 @@ def check_labels(labels: Tensor | None, images: Tensor) -> None:
     """Raise ValueError unless ``labels`` is None or one integer class per image."""
     if labels is None:
         return
-    if not isinstance(labels, Tensor) or labels.dtype not in _CLASSES:
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         raise ValueError("labels must be a tensor of integer classes, or None for the predicted.")
     if labels.shape != (len(images),):
         raise ValueError(

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchattacks.attack import Attack
 
 from captum_robust._utils.forward import output_of
 from captum_robust._utils.model_state import preserve_model
 from captum_robust.attacks import _inputs
-from captum_robust.outputs import Binary, Categorical, Outputs
+from captum_robust.outputs import Outputs
 
 _BYTES = 256
 
@@ -118,7 +117,7 @@ class TorchAttack(Attack):
             raise ValueError(f'save_type must be "float" or "int", got {save_type!r}.')
         # The predictions are computed for the statistics only, so these are always asked for.
         wanted = return_verbose or save_predictions
-        if (verbose or wanted) and not isinstance(self.output, (Binary, Categorical, type(None))):
+        if (verbose or wanted) and self.output is not None and not self.output.has_classes:
             raise ValueError(
                 "verbose, return_verbose and save_predictions count classes, and "
                 f"{type(self.output).__name__} outputs are none. Call save(..., verbose=False)."
@@ -150,9 +149,7 @@ class TorchAttack(Attack):
         """The output of the model in evaluation mode, the largest at the predicted class."""
         with preserve_model(self.model):
             output = super().get_output_with_eval_nograd(inputs)
-        if isinstance(self.output, Binary):
-            return F.one_hot(self.output.prediction(output), 2).to(output.dtype)
-        return output
+        return output if self.output is None else self.output.class_scores(output)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # TorchAttacks searches every value for nested attacks by ==, remembers each for ever, and

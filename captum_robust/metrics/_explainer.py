@@ -17,7 +17,7 @@ from captum_robust._utils.randomness import global_state, seed_from, seeded_glob
 from captum_robust._utils.types import Tensors
 
 
-def resolve(explanation_func: Any) -> tuple[Attribution | None, dict[str, Any]]:
+def method_and_arguments(explanation_func: Any) -> tuple[Attribution | None, dict[str, Any]]:
     """The ``Attribution`` behind ``explanation_func``, if any, and the keywords bound to it.
 
     Recognised are the object itself, its method ``attribute``, and a ``functools.partial`` of the
@@ -26,7 +26,7 @@ def resolve(explanation_func: Any) -> tuple[Attribution | None, dict[str, Any]]:
     if isinstance(explanation_func, Attribution):
         return explanation_func, {}
     if isinstance(explanation_func, partial) and not explanation_func.args:
-        attribution, bound = resolve(explanation_func.func)
+        attribution, bound = method_and_arguments(explanation_func.func)
         return attribution, {**bound, **explanation_func.keywords} if attribution else {}
     owner = getattr(explanation_func, "__self__", None)
     if isinstance(owner, Attribution) and explanation_func.__name__ == "attribute":
@@ -105,7 +105,7 @@ class Explainer:
                 "explanation_func must be a captum Attribution or a function of the inputs, got "
                 f"{type(explanation_func).__name__}. Pass Saliency(model), say."
             )
-        self._attribution, bound = resolve(explanation_func)
+        self._attribution, bound = method_and_arguments(explanation_func)
         self._function = explanation_func
         self._arguments = Arguments(self._attribution, bound, kwargs, generator)
 

@@ -16,9 +16,8 @@ from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.relevance import relevance_map
 from captum_robust._utils.types import TensorOrTensors, Tensors
-from captum_robust.metrics._explainer import resolve
-from captum_robust.outputs import Outputs
-from captum_robust.outputs import resolve as resolve_outputs
+from captum_robust.metrics._explainer import method_and_arguments
+from captum_robust.outputs import Outputs, resolve
 
 
 @outside_inference_mode
@@ -66,7 +65,7 @@ def explained_relevance(
         >>> explained_relevance(InputXGradient(model), torch.tensor([[1.0, 1.0]]))
         tensor([[0.7500, 0.2500]])
     """
-    method, bound = resolve(explanation)
+    method, bound = method_and_arguments(explanation)
     check_attribution(explanation if method is None else method, "explanation")
     assert method is not None
     if "target" in kwargs:
@@ -100,6 +99,6 @@ def _target(
     n = len(x[0])
     if output is None and logits.numel() == n:
         return None  # one number, of any meaning, is what is explained
-    meaning = resolve_outputs(output, logits, n)
+    meaning = resolve(output, logits, n)
     wanted = None if labels is None else torch.as_tensor(labels, device=logits.device).expand(n)
     return meaning.target(logits, wanted)

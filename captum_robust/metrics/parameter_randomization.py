@@ -15,7 +15,7 @@ from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.randomness import fresh_generator, seed_from
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._explainer import Explainer, resolve
+from captum_robust.metrics._explainer import Explainer, method_and_arguments
 from captum_robust.metrics._pairs import compare_pairs
 from captum_robust.metrics._reinitialize import has_parameters, parameters_kept, reinitialize
 from captum_robust.metrics.correlation import rank_correlation
@@ -108,7 +108,7 @@ def parameter_randomization(
 
 def _model_of(explanation_func: Any, model: Any) -> nn.Module:
     if model is None:
-        attribution, _ = resolve(explanation_func)
+        attribution, _ = method_and_arguments(explanation_func)
         forward = getattr(attribution, "forward_func", None)
         owner = getattr(forward, "__self__", None)
         model = forward if isinstance(forward, nn.Module) else owner

@@ -18,8 +18,7 @@ from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_uniform
 from captum_robust._utils.relevance import resolve_channel_dim
 from captum_robust._utils.types import Tensors
-from captum_robust.outputs import Outputs
-from captum_robust.outputs import resolve as resolve_outputs
+from captum_robust.outputs import Outputs, resolve
 
 
 class FlippingCurves(NamedTuple):
@@ -120,7 +119,7 @@ def pixel_flipping(
     with torch.no_grad(), preserve_buffers(forward_func):
         every = torch.arange(n, device=x[0].device)
         clean = torch.cat([model(tuple(t[i] for t in x), i) for i in every.split(batch)])
-        meaning = resolve_outputs(output, clean, n)
+        meaning = resolve(output, clean, n)
         watched = _watched(meaning, clean, target)
         pairs = torch.cartesian_prod(every, counts.to(every.device))
         seen = []

@@ -26,7 +26,7 @@ from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr import differentiable
 from captum_robust.metrics._eigenvalues import Products, largest_singular_values
-from captum_robust.metrics._explainer import Arguments, resolve
+from captum_robust.metrics._explainer import Arguments, method_and_arguments
 from captum_robust.metrics._neighbourhood import Neighbours, draw_copies
 
 
@@ -84,7 +84,7 @@ def sensitivity_gradient(
         >>> sensitivity_gradient(cubes, torch.tensor([[1.0, -2.0]]), perturb_radius=0)
         tensor([12.0000])
     """
-    method, bound = resolve(attribution_method)
+    method, bound = method_and_arguments(attribution_method)
     method = attribution_method if method is None else method
     explain = differentiable(method)
     check_count(n_perturb_samples=n_perturb_samples, n_iterations=n_iterations)

@@ -13,7 +13,6 @@ from captum_robust._utils.model_state import preserve_model
 from captum_robust.outputs import Outputs, resolve
 from captum_robust.training.batch import Batch, Unpack, read_batch
 from captum_robust.training.engine import Engine
-from captum_robust.training.labels import labels_fit
 from captum_robust.training.measures import Measure
 from captum_robust.training.randomness import epoch_batches, preserve_randomness
 from captum_robust.training.state import EpochRecord, TrainingState
@@ -60,7 +59,7 @@ def _compared(
         wanted = batch.output(teacher, batch.inputs)
     meaning = resolve(output, given, len(batch.inputs))
     values = {"agreement": meaning.same(wanted, given)}
-    if batch.labels is not None and labels_fit(batch.labels, given, meaning):
+    if batch.labels is not None and meaning.labels_fit(batch.labels, given):
         values["accuracy"] = meaning.correct(given, batch.labels)
     return values
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_robust._utils.forward import output_of
-from captum_robust.outputs import Outputs, Regression, resolve
+from captum_robust.outputs import Outputs, resolve
 
 
 class PredictedScore:
@@ -35,9 +35,7 @@ class PredictedScore:
         with torch.no_grad():
             clean = output_of(model, inputs, *more)
         self._model, self._meaning = model, resolve(output, clean, len(inputs))
-        # Of several values that are predicted, all are explained, in sum.
-        several = isinstance(self._meaning, Regression)
-        self.arguments = (*more, None if several else self._meaning.watched(clean))
+        self.arguments = (*more, self._meaning.predicted_target(clean))
 
     def __call__(self, inputs: Tensor, *arguments: Any) -> Tensor:
         """The score, one per row."""

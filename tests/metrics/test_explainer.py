@@ -26,19 +26,19 @@ from captum_robust.metrics import (
     sensitivity_lipschitz,
     sensitivity_max,
 )
-from captum_robust.metrics._explainer import Explainer, resolve
+from captum_robust.metrics._explainer import Explainer, method_and_arguments
 from tests.metrics.helpers import Network, points, rng
 
 
 def test_the_attribution_behind_what_is_given():
     method = Saliency(Network())
-    assert resolve(method) == (method, {})
-    assert resolve(method.attribute) == (method, {})
-    assert resolve(partial(method.attribute, abs=False)) == (method, {"abs": False})
+    assert method_and_arguments(method) == (method, {})
+    assert method_and_arguments(method.attribute) == (method, {})
+    assert method_and_arguments(partial(method.attribute, abs=False)) == (method, {"abs": False})
     twice = partial(partial(method.attribute, abs=False), target=1)
-    assert resolve(twice) == (method, {"abs": False, "target": 1})
+    assert method_and_arguments(twice) == (method, {"abs": False, "target": 1})
     for other in (lambda x: x, partial(torch.add, torch.ones(1)), torch.relu, Saliency):
-        assert resolve(other) == (None, {})
+        assert method_and_arguments(other) == (None, {})
 
 
 def noisy_function(x, target):

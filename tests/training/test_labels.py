@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from captum_robust.outputs import Binary, Categorical, MultiLabel, Outputs, Regression
 from captum_robust.training import Batch, Draws
-from captum_robust.training.labels import label_loss, labels_fit, need_labels
+from captum_robust.training.labels import label_loss, need_labels
 
 CLASSES, BITS = torch.tensor([2, 0, 1]), torch.tensor([1, 0, 1])
 SETS, VALUES = torch.tensor([[1, 0], [1, 1], [0, 0]]), torch.tensor([0.5, -1.0, 2.0])
@@ -32,7 +32,7 @@ SETS, VALUES = torch.tensor([[1, 0], [1, 1], [0, 0]]), torch.tensor([0.5, -1.0, 
     ],
 )
 def test_which_labels_fit(meaning, shape, labels, fits):
-    assert labels_fit(labels, torch.zeros(shape), meaning) is fits
+    assert meaning.labels_fit(labels, torch.zeros(shape)) is fits
     if not fits:
         with pytest.raises(ValueError, match=r"loader must yield \(inputs, labels\), with"):
             label_loss(torch.zeros(shape), labels, meaning)

@@ -1,4 +1,4 @@
-"""What a model's outputs mean, against loops written from the formulas."""
+"""What every kind of outputs answers, against loops written from the formulas."""
 
 from __future__ import annotations
 
@@ -10,26 +10,7 @@ from torch import Tensor
 
 from captum_robust import outputs
 from captum_robust.outputs import Binary, Categorical, MultiLabel, Outputs, Regression, resolve
-
-D = torch.float64
-KINDS = {
-    "categorical": (Categorical(), (6, 4)),
-    "binary": (Binary(), (6, 1)),
-    "binary, a row of numbers": (Binary(), (6,)),
-    "binary, threshold": (Binary(threshold=0.3), (6, 1)),
-    "multi-label": (MultiLabel(), (6, 4)),
-    "multi-label, threshold": (MultiLabel(threshold=-0.2), (6, 4)),
-    "regression": (Regression(tolerance=0.5), (6, 1)),
-    "regression, several": (Regression(tolerance=0.5), (6, 3)),
-}
-each_kind = pytest.mark.parametrize(("meaning", "shape"), KINDS.values(), ids=KINDS)
-
-
-def drawn(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(*shape, generator=generator, dtype=D), torch.randn(
-        *shape, generator=generator, dtype=D
-    )
+from tests.outputs.cases import D, drawn, each_kind
 
 
 def sigmoid(z: float) -> float:
@@ -77,69 +58,6 @@ def test_the_imitation_loss_passes_gradcheck(meaning, shape):
     for temperature in (1.0, 4.0):
         assert torch.autograd.gradcheck(
             lambda g, f, t=temperature: meaning.imitation_loss(g, f, t), (student, teacher)
-        )
-
-
-@pytest.mark.parametrize(
-    ("meaning", "shape"),
-    [KINDS["binary"], KINDS["binary, threshold"], KINDS["multi-label"]],
-    ids=["binary", "threshold", "multi-label"],
-)
-def test_the_gradient_of_the_bernoulli_divergence_is_the_difference(meaning, shape):
-    """d KL(Ber(p) || Ber(sigmoid(g))) / dg = sigmoid(g) - p."""
-    student, teacher = drawn(shape)
-    student.requires_grad_()
-    loss = meaning.imitation_loss(student, teacher, 3.0).sum()
-    (found,) = torch.autograd.grad(loss, student)
-    wanted = meaning.threshold + (teacher - meaning.threshold) / 3.0
-    torch.testing.assert_close(found, student.detach().sigmoid() - wanted.sigmoid())
-
-
-def test_the_gradient_of_the_gaussian_divergence_is_the_scaled_distance():
-    student, teacher = drawn((6, 3))
-    student.requires_grad_()
-    loss = Regression(tolerance=0.5).imitation_loss(student, teacher, 3.0).sum()
-    (found,) = torch.autograd.grad(loss, student)
-    torch.testing.assert_close(found, (student.detach() - teacher) / (3.0 * 0.25))
-
-
-def test_the_gaussian_divergence_is_that_of_torch():
-    student, teacher = drawn((6, 3))
-    normal = torch.distributions.Normal
-    scale = 0.5 * 3.0**0.5
-    expected = torch.distributions.kl_divergence(normal(teacher, scale), normal(student, scale))
-    found = Regression(tolerance=0.5).imitation_loss(student, teacher, 3.0)
-    torch.testing.assert_close(found, expected.sum(1))
-
-
-@pytest.mark.parametrize("extreme", [200.0, -200.0])
-def test_divergences_of_certain_outputs_are_finite(extreme):
-    student = torch.tensor([[extreme], [-extreme], [0.0]], requires_grad=True)
-    teacher = torch.tensor([[-extreme], [-extreme], [extreme]])
-    for meaning in (Binary(), MultiLabel()):
-        loss = meaning.imitation_loss(student, teacher)
-        (gradient,) = torch.autograd.grad(loss.sum(), student)
-        assert torch.isfinite(loss).all()
-        assert torch.isfinite(gradient).all()
-        torch.testing.assert_close(loss.detach(), torch.tensor([200.0, 0.0, math.log(2)]))
-
-
-def test_one_logit_is_two_of_opposite_sign():
-    z, clean = (x[:, :1] for x in drawn((6, 1)))
-    two, clean_two = (torch.cat([-x / 2, x / 2], 1) for x in (z, clean))
-    one, several = Binary(), Categorical()
-    assert torch.equal(one.prediction(z), several.prediction(two))
-    assert torch.equal(one.same(clean, z), several.same(clean_two, two))
-    torch.testing.assert_close(one.score(z), 2 * several.score(two))
-    target = torch.tensor([0, 1, 1, 0, 1, 0])
-    torch.testing.assert_close(one.score(z, target), 2 * several.score(two, target))
-    torch.testing.assert_close(one.confidence(z, target), several.confidence(two, target))
-    torch.testing.assert_close(one.comparable(z), several.comparable(two))
-    assert torch.equal(one.correct(z, target), several.correct(two, target))
-    assert torch.equal(one.keeps(z, clean, target), several.keeps(two, clean_two, target))
-    for t in (1.0, 4.0):
-        torch.testing.assert_close(
-            one.imitation_loss(z, clean, t), several.imitation_loss(two, clean_two, t)
         )
 
 
@@ -237,51 +155,6 @@ def test_keeps_watches_what_a_curve_shows():
     values = Regression(tolerance=0.6)
     assert values.keeps(new, clean, torch.tensor([0])).item() is True
     assert values.keeps(new, clean, second).item() is False
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_one_number_without_its_meaning_is_an_error_whose_choices_work(shape):
-    output = torch.randn(*shape)
-    with pytest.raises(ValueError, match=r"Binary\(\).*Regression\(tolerance=") as error:
-        resolve(None, output, 3)
-    for choice in (Binary(), Regression(tolerance=0.1)):
-        assert type(choice).__name__ in str(error.value)
-        assert resolve(choice, output, 3) is choice
-
-
-def test_two_or_more_outputs_are_classes():
-    assert resolve(None, torch.randn(3, 2), 3) == Categorical()
-    assert resolve(MultiLabel(), torch.randn(3, 2), 3) == MultiLabel()
-
-
-@pytest.mark.parametrize(
-    ("meaning", "shape", "message"),
-    [
-        (Categorical(), (3, 1), "Use Binary or Regression"),
-        (Categorical(), (2, 4), "a row per example, 3 of them"),
-        (Categorical(), (3, 4, 5, 5), r"output\.flatten\(2\)\.mean\(2\)"),
-        (Binary(), (3, 2), "Use Categorical"),
-        (MultiLabel(), (3,), "a logit per label"),
-        (MultiLabel(), (3, 4, 2), "one row per example"),
-        (Regression(tolerance=1.0), (3, 2, 2), "one row per example"),
-        (Regression(tolerance=1.0), (), "a row per example"),
-    ],
-    ids=str,
-)
-def test_outputs_of_another_shape_are_refused(meaning, shape, message):
-    with pytest.raises(ValueError, match=message):
-        resolve(meaning, torch.zeros(shape), 3)
-
-
-def test_the_remedy_for_a_map_of_classes_works():
-    output = torch.randn(3, 4, 5, 5)
-    assert resolve(None, output.flatten(2).mean(2), 3) == Categorical()
-
-
-@pytest.mark.parametrize("given", ["binary", Binary, 3], ids=["text", "class", "number"])
-def test_what_is_not_an_object_of_outputs_is_refused(given):
-    with pytest.raises(TypeError, match=r"output must be an object of captum_robust\.outputs"):
-        resolve(given, torch.zeros(3, 2), 3)
 
 
 @pytest.mark.parametrize(
