@@ -34,7 +34,7 @@ class ExplainedOutput:
     ) -> None:
         self.inputs = inputs
         self.forward_func = forward_func
-        self._arguments = {
+        self.arguments = {
             "target": target,
             "additional_forward_args": additional_forward_args,
         }
@@ -79,7 +79,7 @@ class ExplainedOutput:
             ValueError: The model returned NaN or Inf, or several values per example.
         """
         n_examples, n_copies = copies[0].shape[:2]
-        arguments = expand_per_example_arguments(n_copies, self.inputs, self._arguments)
+        arguments = expand_per_example_arguments(n_copies, self.inputs, self.arguments)
         rows = tuple((c.clone() if c.requires_grad else c).flatten(0, 1) for c in copies)
 
         def forward(*args: Any) -> Tensor:

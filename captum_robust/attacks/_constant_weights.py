@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_robust._utils.call_arguments import by_name
 from captum_robust._utils.function_mode import FunctionMode
 from captum_robust._utils.overwrite import OwnFunction, in_reverse_mode_alone
 
@@ -27,13 +28,14 @@ class constant_weights(FunctionMode):
         """Replace ``func`` where it is such a convolution."""
         if func in _CONVOLUTIONS:
             transposed = func in _TRANSPOSED
-            read = _read_transposed if transposed else _read
             try:
-                x, weight, bias, settings = read(*args, **kwargs)
+                given = by_name(_TRANSPOSED_NAMES if transposed else _NAMES, args, kwargs)
             except TypeError:  # arguments that torch knows better, or has better words for
                 return func(*args, **kwargs)
-            if _is_simple(x, weight, bias, settings):
-                return _Convolution.apply(x, weight, bias, _spread(x, settings, transposed))
+            if _is_simple(given):
+                x = given["input"]
+                settings = _spread(x, given, transposed)
+                return _Convolution.apply(x, given["weight"], given.get("bias"), settings)
         return func(*args, **kwargs)
 
 
@@ -80,54 +82,41 @@ _CONVOLUTIONS = {
 }
 _TRANSPOSED = {func for func in _CONVOLUTIONS if "transpose" in func.__name__}
 
-
-def _read(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]]:
-    return input, weight, bias, (stride, padding, dilation, 0, groups)
+_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_NAMES = (*_NAMES[:5], "output_padding", "groups", "dilation")
 
 
-def _read_transposed(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]]:
-    return input, weight, bias, (stride, padding, dilation, output_padding, groups)
-
-
-def _is_simple(x: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple[Any, ...]) -> bool:
+def _is_simple(given: dict[str, Any]) -> bool:
     """Whether the call is one whose derivatives are known here; all others stay torch's."""
-    tensors = [t for t in (x, weight, bias) if t is not None]
+    x, weight = given.get("input"), given.get("weight")
+    if x is None or weight is None:
+        return False
+    tensors = [t for t in (x, weight, given.get("bias")) if t is not None]
     return (
         torch.is_grad_enabled()
         and x.requires_grad
         and not any(t.requires_grad for t in tensors[1:])
         and x.dim() == weight.dim()  # a batch
         and x.is_floating_point()
-        and not isinstance(settings[1], str)
+        and not isinstance(given.get("padding"), str)
         and not torch._C._is_any_autocast_enabled()
         and in_reverse_mode_alone(*tensors)
     )
 
 
-def _spread(x: Tensor, settings: tuple[Any, ...], transposed: bool) -> _Settings:
+def _spread(x: Tensor, given: dict[str, Any], transposed: bool) -> _Settings:
     """The settings as torch's kernels take them, one number for each dimension."""
-    *lengths, groups = settings
 
-    def each(value: Any) -> tuple[int, ...]:
+    def each(name: str, default: int) -> tuple[int, ...]:
+        value = given.get(name, default)
         values = (value,) if isinstance(value, int) else tuple(value)
         return values * (x.dim() - 2) if len(values) == 1 else values
 
-    stride, padding, dilation, output_padding = map(each, lengths)
-    return stride, padding, dilation, transposed, output_padding, groups
+    return (
+        each("stride", 1),
+        each("padding", 0),
+        each("dilation", 1),
+        transposed,
+        each("output_padding", 0),
+        given.get("groups", 1),
+    )

@@ -59,13 +59,10 @@ class Ensemble:
     Args:
         problem: What is searched.
         best: Keeps the best candidates.
-        losses: What can be descended, by name, the strongest first.
         budget: Gradient evaluations an example.
     """
 
-    def __init__(
-        self, problem: Problem, best: BestIterate, losses: dict[str, Loss], budget: int
-    ) -> None:
+    def __init__(self, problem: Problem, best: BestIterate, budget: int) -> None:
         self._problem, self._best, self._budget = problem, best, budget
         self._n = len(problem.images)
         self.evaluations = 0
@@ -77,11 +74,11 @@ class Ensemble:
         self._reached = torch.full_like(best.score, torch.inf)
         self._round = 0
         self._steps = max(1, min(_STEPS, budget // 2))
-        self._members = self._make_members(losses)
+        self._members = self._make_members()
 
-    def _make_members(self, losses: dict[str, Loss]) -> list[Member]:
-        names = list(losses)
-        first, others = names[0], names[1:]
+    def _make_members(self) -> list[Member]:
+        losses = self._problem.losses
+        first, *others = losses
 
         def member(loss: str, start: str, beta: float | Schedule | None, what: str) -> Member:
             return Member(f"{loss}, {what}", losses[loss], start, beta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,9 @@ from captum_robust.attacks.measures import Loss, Measure
 _LARGEST, _SMALLEST = 0.3, 0.003
 # A loss breaks ties of the measure; it is scaled to be smaller than a step of the measure.
 _TIE = 1e-3
+# Of an estimated gradient: pairs of opposite samples, and the standard deviation of the noise in
+# units of the radius.
+_PAIRS, _SPREAD = 16, 0.3
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Problem:
         images: The clean examples.
         clean: Their relevance maps.
         measure: What counts.
-        loss: What breaks its ties.
+        losses: What can be descended, by name, the strongest first, which breaks its ties.
         limits: What every candidate must respect.
         channel_dim: Dimension of the channels, or None.
         generator: Source of randomness.
@@ -39,10 +42,15 @@ class Problem:
     images: Tensor
     clean: Tensor
     measure: Measure
-    loss: Loss
+    losses: Mapping[str, Loss]
     limits: Limits
     channel_dim: int | None
     generator: torch.Generator
+
+    @property
+    def loss(self) -> Loss:
+        """The strongest loss."""
+        return next(iter(self.losses.values()))
 
     def judge(self, x: Tensor, rows: Tensor | None) -> tuple[Explained, Tensor, Tensor]:
         """What is seen of candidates, their measure, and what a search compares."""
@@ -99,29 +107,10 @@ class RandomSearch:
 
 
 class EvolutionSearch(RandomSearch):
-    """Steps along a gradient estimated from antithetic, stratified noise (natural evolution).
+    """Steps along a gradient estimated from antithetic, stratified noise (natural evolution)."""
 
-    Args:
-        pairs: Pairs of opposite samples an estimate takes.
-        spread: Standard deviation of the noise, in units of the radius.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        best: BestIterate,
-        start: Tensor,
-        values: Tensor,
-        pairs: int = 16,
-        spread: float = 0.3,
-    ) -> None:
-        super().__init__(problem, best, start, values)
-        self._pairs, self._spread = pairs, spread
-
-    @property
-    def queries_per_step(self) -> int:
-        """Queries an example that a step takes."""
-        return 2 * self._pairs + 1
+    queries_per_step = 2 * _PAIRS + 1
+    """Queries an example that a step takes."""
 
     def step(self, progress: float) -> None:
         """Estimate a gradient and follow it."""
@@ -133,8 +122,8 @@ class EvolutionSearch(RandomSearch):
 
     def _gradient(self) -> Tensor:
         problem, total = self._problem, torch.zeros_like(self.x)
-        noise = stratified_normal(self.x[0], self._pairs, problem.generator)
-        scale = (self._spread * torch.as_tensor(problem.limits.eps)).to(self.x)
+        noise = stratified_normal(self.x[0], _PAIRS, problem.generator)
+        scale = (_SPREAD * torch.as_tensor(problem.limits.eps)).to(self.x)
         for sample in noise:
             moved = problem.limits.project(self.x + scale * sample, self._center)
             candidate = problem.limits.candidate(moved, self._center)

@@ -6,18 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from captum.attr import Attribution
-from torch import Tensor, nn
+from torch import nn
 
 from captum_robust._utils.checks import check_count
-from captum_robust._utils.randomness import fresh_generator
 from captum_robust.attacks._best_iterate import BestIterate
-from captum_robust.attacks._explained import Explained
+from captum_robust.attacks._explained import ModelView
+from captum_robust.attacks._measured import MeasuredAttack
 from captum_robust.attacks._members import Ensemble
 from captum_robust.attacks._random_search import Problem
-from captum_robust.attacks._search import Objective, check_relevance
 from captum_robust.attacks.balls import Radius
-from captum_robust.attacks.explanation_attack import ExplanationAttack
-from captum_robust.attacks.measures import MapMeasure, TopKIntersection, as_measure
+from captum_robust.attacks.measures import MapMeasure
+from captum_robust.attacks.report import AttackReport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,7 +27,7 @@ BUDGETS = {"quick": 100, "standard": 300, "thorough": 1000}
 """Gradient evaluations an example."""
 
 
-class AutoExplanationAttack(ExplanationAttack):
+class AutoExplanationAttack(MeasuredAttack):
     r"""The strongest attack here, with nothing to set but what is attacked, how far and how long.
 
     It descends several losses that suit the ``measure``, on surrogates of growing sharpness and on
@@ -66,8 +65,8 @@ class AutoExplanationAttack(ExplanationAttack):
         ...     fashion_mnist_cnn(), eps=0.02, budget=20, generator=torch.Generator().manual_seed(0)
         ... )
         >>> _ = attack(images, labels)
-        >>> bool((attack.report.measure < 0.6).all())
-        True
+        >>> attack.report.evaluations, bool((attack.report.measure < 0.6).all())
+        (20.0, True)
     """
 
     def __init__(
@@ -87,8 +86,7 @@ class AutoExplanationAttack(ExplanationAttack):
             )
         evaluations = BUDGETS[budget] if isinstance(budget, str) else budget
         check_count(budget=evaluations)
-        super().__init__(model, explanation, eps, eps, evaluations, **settings)
-        self.measure = TopKIntersection() if measure is None else as_measure(measure)
+        super().__init__(model, explanation, eps, evaluations, measure, settings)
         self.budget = budget
 
     def _check_explanation(self) -> None:
@@ -97,39 +95,14 @@ class AutoExplanationAttack(ExplanationAttack):
         except TypeError as error:
             raise TypeError(f"{error} Or attack it as it is: BlackBoxExplanationAttack.") from None
 
-    def objective(self, clean: Explained) -> Objective:
-        """The measure."""
-        return lambda seen: self.measure(clean.relevance, seen.relevance)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The attack itself, on inputs in their range and a model whose state is preserved."""
-        generator = fresh_generator(self._generator, images.device)
-        view = self._view(images, labels, generator)
-        clean = view.explain(images)
-        check_relevance(clean.relevance)
-        before = self.measure(clean.relevance, clean.relevance)
-        best = BestIterate(images, clean, before, view.outputs, view.target, self.eps_output)
-        losses = self.measure.losses(clean.relevance)
-        problem = Problem(
-            view,
-            images,
-            clean.relevance,
-            self.measure,
-            next(iter(losses.values())),
-            self._limits(images),
-            self.channel_dim,
-            generator,
-        )
-        ensemble = Ensemble(problem, best, losses, self.steps)
+    def _improve(self, problem: Problem, best: BestIterate, view: ModelView) -> AttackReport:
+        ensemble = Ensemble(problem, best, self.steps)
         ensemble.run(self.attack if self.show_progress else None)
-        report = best.report(draws=view.draws, again=view.clean_output)
-        self._report = replace(
-            report,
+        return replace(
+            best.report(draws=view.draws, again=view.clean_output),
             members=ensemble.gains(),
-            evaluations=ensemble.evaluations / len(images),
+            evaluations=ensemble.evaluations / len(problem.images),
             agreement=ensemble.agreement(),
             loss_improved=ensemble.loss_fell,
             extra=ensemble.indicators(),
         )
-        best.warn(self._report)
-        return best.images

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from captum.attr import Attribution
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from captum_robust._utils.checks import check_count
-from captum_robust._utils.randomness import fresh_generator
 from captum_robust.attacks._best_iterate import BestIterate
-from captum_robust.attacks._explained import Explained
+from captum_robust.attacks._explained import ModelView
+from captum_robust.attacks._measured import MeasuredAttack
 from captum_robust.attacks._random_search import Problem, search_without_gradient
-from captum_robust.attacks._search import Objective, check_relevance
 from captum_robust.attacks.balls import Radius
-from captum_robust.attacks.explanation_attack import ExplanationAttack
-from captum_robust.attacks.measures import MapMeasure, TopKIntersection, as_measure
+from captum_robust.attacks.measures import MapMeasure
+from captum_robust.attacks.report import AttackReport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from captum_robust.attacks.settings import AttackSettings
 
 
-class BlackBoxExplanationAttack(ExplanationAttack):
+class BlackBoxExplanationAttack(MeasuredAttack):
     r"""Attack any Captum explanation by asking for it: no gradient, no graph, a counted budget.
 
     Squares at random positions move to the border of the ball and are kept where they make the
@@ -64,6 +63,8 @@ class BlackBoxExplanationAttack(ExplanationAttack):
         >>> _ = attack(images, labels)
         >>> bool((attack.report.measure < 1).all())
         True
+        >>> attack.report.iterations  # the clean examples are a query, too
+        tensor([9, 9])
     """
 
     def __init__(
@@ -77,39 +78,15 @@ class BlackBoxExplanationAttack(ExplanationAttack):
         **settings: Unpack[AttackSettings],
     ) -> None:
         check_count(queries=queries)
-        super().__init__(model, explanation, eps, eps, queries, **settings)
-        self.measure = TopKIntersection() if measure is None else as_measure(measure)
+        super().__init__(model, explanation, eps, queries, measure, settings)
         self.queries = queries
 
     def _check_explanation(self) -> None:
         """Any explanation will do."""
 
-    def objective(self, clean: Explained) -> Objective:
-        """The measure."""
-        return lambda seen: self.measure(clean.relevance, seen.relevance)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The attack itself, on inputs in their range and a model whose state is preserved."""
-        generator = fresh_generator(self._generator, images.device)
-        view = self._view(images, labels, generator)
-        clean = view.explain(images)
-        check_relevance(clean.relevance)
-        before = self.measure(clean.relevance, clean.relevance)
-        best = BestIterate(images, clean, before, view.outputs, view.target, self.eps_output)
-        problem = Problem(
-            view,
-            images,
-            clean.relevance,
-            self.measure,
-            next(iter(self.measure.losses(clean.relevance).values())),
-            self._limits(images),
-            self.channel_dim,
-            generator,
-        )
+    def _improve(self, problem: Problem, best: BestIterate, view: ModelView) -> AttackReport:
         queries = self.queries - 1
         with tqdm(total=queries, desc=self.attack, disable=not self.show_progress) as bar:
             if queries:
                 search_without_gradient(problem, best, queries, bar.update)
-        self._report = best.report(draws=view.draws, again=view.clean_output)
-        best.warn(self._report)
-        return best.images
+        return best.report(draws=view.draws, again=view.clean_output)

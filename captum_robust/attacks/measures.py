@@ -89,7 +89,13 @@ class TopKIntersection(Measure):
 
 
 @dataclass(frozen=True)
-class RankCorrelation(Measure):
+class _Correlation(Measure):
+    """A correlation with the clean map, from -1 to 1."""
+
+    floor = -1.0
+
+
+class RankCorrelation(_Correlation):
     """Spearman's rank correlation with the clean map.
 
     Example:
@@ -99,8 +105,6 @@ class RankCorrelation(Measure):
         >>> round(RankCorrelation()(clean, new).item(), 4)
         -1.0
     """
-
-    floor = -1.0
 
     def __call__(self, clean: Tensor, new: Tensor) -> Tensor:
         """The correlation, (N,); ties are ranked in order."""
@@ -118,19 +122,18 @@ class RankCorrelation(Measure):
         }
 
 
-@dataclass(frozen=True)
-class MapCorrelation(Measure):
+class MapCorrelation(_Correlation):
     """Pearson's correlation with the clean map.
 
     Example:
         >>> import torch
-        >>> from captum_robust.attacks import MapCorrelation
-        >>> clean, new = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.1, 0.4, 0.5]])
+        >>> from captum_robust.attacks import MapCorrelation, RankCorrelation
+        >>> clean, new = torch.tensor([[0.5, 0.3, 0.1]]), torch.tensor([[0.5, 0.2, 0.25]])
         >>> round(MapCorrelation()(clean, new).item(), 2)
-        -1.0
+        0.78
+        >>> round(RankCorrelation()(clean, new).item(), 2)
+        0.5
     """
-
-    floor = -1.0
 
     def __call__(self, clean: Tensor, new: Tensor) -> Tensor:
         """The correlation, (N,)."""

@@ -105,8 +105,7 @@ def soft_top_k(relevance: Tensor, region: Tensor, k: int, sharpness: float = 0.3
         >>> soft_top_k(r, torch.tensor([[1.0, 0.0, 0.0]]), k=1)
         tensor([0.5000])
     """
-    flat = relevance.flatten(1)
-    tau = flat.detach().topk(k, dim=1).values[:, -1:].clamp(min=torch.finfo(flat.dtype).tiny)
+    flat, tau = _with_edge(relevance, k)
     inside = torch.sigmoid((flat - tau) / (sharpness * tau))
     return (inside * region.flatten(1)).sum(1) / k
 
@@ -121,8 +120,7 @@ def relative_top_k(relevance: Tensor, region: Tensor, k: int, sharpness: float =
         >>> relative_top_k(r, torch.tensor([[1.0, 0.0, 0.0]]), k=1)
         tensor([0.5000])
     """
-    flat = relevance.flatten(1)
-    tau = flat.detach().topk(k, dim=1).values[:, -1:].clamp(min=torch.finfo(flat.dtype).tiny)
+    flat, tau = _with_edge(relevance, k)
     # A thousandth of the edge keeps the logarithm, and its derivative, finite at zero.
     inside = torch.sigmoid(((flat + 1e-3 * tau) / (1.001 * tau)).log() / sharpness)
     return (inside * region.flatten(1)).sum(1) / k
@@ -175,3 +173,10 @@ def ranks_of(a: Tensor) -> Tensor:
     """
     flat = a.flatten(1)
     return flat.argsort(1).argsort(1).to(a.dtype).view_as(a)
+
+
+def _with_edge(relevance: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Flat maps, and their k-th largest relevance as a constant, (N, 1)."""
+    flat = relevance.flatten(1)
+    edge = flat.detach().topk(k, dim=1).values[:, -1:]
+    return flat, edge.clamp(min=torch.finfo(flat.dtype).tiny)

@@ -22,7 +22,17 @@ def value_at(quantity: float | Schedule, progress: float) -> float:
 
 
 @dataclass(frozen=True)
-class GeometricGrowth:
+class _Between:
+    """A schedule from one positive number to another."""
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        check_positive(start=self.start, end=self.end)
+
+
+class GeometricGrowth(_Between):
     r"""Sharpness that grows geometrically, :math:`\beta(t) = \beta_0 (\beta_1 / \beta_0)^t`.
 
     Args:
@@ -38,19 +48,12 @@ class GeometricGrowth:
         (10.0, 100.0, 1000.0)
     """
 
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        check_positive(start=self.start, end=self.end)
-
     def __call__(self, progress: float) -> float:
         """Sharpness at ``progress`` between 0 (first step) and 1 (last)."""
         return self.start * (self.end / self.start) ** progress
 
 
-@dataclass(frozen=True)
-class LinearDecay:
+class LinearDecay(_Between):
     r"""Step size that shrinks steadily, :math:`\alpha(t) = (1 - t)\, \alpha_0 + t\, \alpha_1`.
 
     Args:
@@ -61,16 +64,9 @@ class LinearDecay:
         ValueError: A bound is not positive and finite.
 
     Example:
-        >>> alpha = LinearDecay(0.03, 0.01)
-        >>> alpha(0.0), alpha(0.5), alpha(1.0)
-        (0.03, 0.02, 0.01)
+        >>> [LinearDecay(0.03, 0.01)(progress) for progress in (0.0, 0.5, 1.0)]
+        [0.03, 0.02, 0.01]
     """
-
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        check_positive(start=self.start, end=self.end)
 
     def __call__(self, progress: float) -> float:
         """Step size at ``progress`` between 0 (first step) and 1 (last)."""

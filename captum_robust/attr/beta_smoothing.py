@@ -191,14 +191,12 @@ class BetaSmoothedGradient(GradientAttribution):
         return attribute_detached(self._saliency(), inputs, target, abs, additional_forward_args)
 
     def attribute_with_graph(
-        self,
-        inputs: TensorOrTensors,
-        target: Any = None,
-        abs: bool = False,
-        additional_forward_args: Any = None,
+        self, inputs: TensorOrTensors, *args: Any, **kwargs: Any
     ) -> TensorOrTensors:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return differentiable(self._saliency())(inputs, target, abs, additional_forward_args)
+        if len(args) < 2:  # Saliency itself takes absolute values unless it is told not to
+            kwargs.setdefault("abs", False)
+        return differentiable(self._saliency())(inputs, *args, **kwargs)
 
     def _saliency(self) -> Saliency:
         return Saliency(_smooth(self.forward_func, self.beta))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -166,25 +167,16 @@ def _integrated_gradients(
 
 
 def _layer_grad_cam(
-    explanation: LayerGradCam,
-    inputs: Tensor | tuple[Tensor, ...],
-    target: Any = None,
-    additional_forward_args: Any = None,
-    attribute_to_layer_input: bool = False,
-    relu_attributions: bool = False,
-    attr_dim_summation: bool = True,
-    grad_kwargs: dict[str, Any] | None = None,
+    explanation: LayerGradCam, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any
 ) -> Attributions:
     """Captum's own, whose gradients of the layer keep their graph."""
-    maps = map_forward(explanation, unwrapped).attribute(
-        inputs,
-        target=target,
-        additional_forward_args=additional_forward_args,
-        attribute_to_layer_input=attribute_to_layer_input,
-        attr_dim_summation=attr_dim_summation,
-        grad_kwargs={**(grad_kwargs or {}), "create_graph": True},
-    )
-    if not relu_attributions:
+    given = signature(LayerGradCam.attribute).bind(explanation, inputs, *args, **kwargs)
+    options = given.arguments
+    rectified = options.pop("relu_attributions", False)
+    options["grad_kwargs"] = {**(options.get("grad_kwargs") or {}), "create_graph": True}
+    del options["self"]
+    maps = map_forward(explanation, unwrapped).attribute(**options)
+    if not rectified:
         return maps
     # Spelled out: it is not a rectifier of the network, so it stays when the network is smoothed.
     is_tuple, tensors = format_inputs(maps)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from captum_robust._utils.types import TensorOrTensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backward.attribution import BackwardAttribution
 from captum_robust.attr._backward.call import Call, Shares
@@ -63,19 +60,6 @@ class GuidedBackprop(BackwardAttribution):
     def _rule(self) -> _GuidedRule:
         return _GuidedRule()
 
-    def _walk(
-        self,
-        rule: BackwardRule,
-        inputs: TensorOrTensors,
-        target: Any,
-        additional_forward_args: Any,
-        create_graph: bool,
-    ) -> TensorOrTensors:
-        result = super()._walk(rule, inputs, target, additional_forward_args, create_graph)
-        if isinstance(rule, _GuidedRule) and not rule.met:
-            warn_user(_NOTHING)
-        return result
-
 
 _FUSED = "{!r} has rectifiers inside that cannot be reached. Write them with torch.relu."
 
@@ -94,3 +78,7 @@ class _GuidedRule(BackwardRule):
             self.met += 1
             relevance = [None if g is None else torch.where(g > 0, g, 0.0) for g in relevance]
         return call.gradient_shares(relevance, create_graph)
+
+    def finish(self) -> None:
+        if not self.met:
+            warn_user(_NOTHING)

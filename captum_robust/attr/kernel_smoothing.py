@@ -136,7 +136,10 @@ class KernelSmoothing(Attribution):
         self, inputs: TensorOrTensors, *args: Any, **kwargs: Any
     ) -> TensorOrTensors:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return self._smooth(differentiable(self.attribution_method), inputs, *args, **kwargs)
+        given = signature(KernelSmoothing.attribute).bind(self, inputs, *args, **kwargs)
+        given.apply_defaults()
+        explain = differentiable(self.attribution_method)
+        return self._smooth(explain, *given.args[1:], **given.kwargs)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -147,11 +150,11 @@ class KernelSmoothing(Attribution):
         self,
         explain: Callable[..., Any],
         inputs: TensorOrTensors,
-        kernel: str | Kernel = "gaussian",
-        radius: float | tuple[float, ...] = 0.1,
-        n_samples: int = 50,
-        internal_batch_size: int | None = None,
-        generator: torch.Generator | None = None,
+        kernel: str | Kernel,
+        radius: float | tuple[float, ...],
+        n_samples: int,
+        internal_batch_size: int | None,
+        generator: torch.Generator | None,
         **kwargs: Any,
     ) -> TensorOrTensors:
         if kwargs.get("return_convergence_delta"):

@@ -142,13 +142,10 @@ class RelevancePropagation(BackwardAttribution):
         return (attributions, 1 - share) if return_convergence_delta else attributions
 
     def attribute_with_graph(
-        self,
-        inputs: TensorOrTensors,
-        target: Any = None,
-        additional_forward_args: Any = None,
+        self, inputs: TensorOrTensors, *args: Any, **kwargs: Any
     ) -> TensorOrTensors:
         """Like :meth:`attribute`, with a graph and without a warning."""
-        return super().attribute_with_graph(inputs, target, additional_forward_args)
+        return super().attribute_with_graph(inputs, *args, **kwargs)
 
     def conserved_share(self, attributions: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Which share of the relevance of the output arrived at the inputs.

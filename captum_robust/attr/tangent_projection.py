@@ -10,7 +10,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_robust._utils.attributions import attribute_detached
-from captum_robust._utils.checks import check_count, checked
+from captum_robust._utils.checks import check_attribution, check_count, checked
 from captum_robust.attr.differentiable import differentiable
 
 # Distances of a chunk of inputs to all of the data, in numbers.
@@ -59,11 +59,7 @@ class TangentProjection(Attribution):
         n_dims: int,
         n_neighbors: int | None = None,
     ) -> None:
-        if not isinstance(attribution_method, Attribution):
-            raise TypeError(
-                "attribution_method must be a captum Attribution, got "
-                f"{type(attribution_method).__name__}. Wrap the model: Saliency(model)."
-            )
+        check_attribution(attribution_method)
         super().__init__(attribution_method.forward_func)
         check_count(n_dims=n_dims)
         _check_data(data)

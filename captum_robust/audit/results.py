@@ -93,20 +93,7 @@ class ModelCheck:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that an audit measured.
-
-    Attributes:
-        settings: What the numbers follow from, as JSON has it.
-        circumstances: Versions, hardware, time: what a repetition may do differently.
-        n_examples: Number of examples.
-        accuracy: Of the model, where labels came.
-        explanations: A summary by name.
-        refused: Why the model does not admit an explanation, by name.
-        agreement: Rank correlation of the maps of two explanations, by "name / name".
-        rules: What the verdicts follow from.
-        rows: A dictionary for each example.
-        model_check: Whether the model behaves off its data as on them.
-    """
+    """All that an audit measured; :class:`AuditReport` says what each attribute is."""
 
     settings: Mapping[str, Any]
     circumstances: Mapping[str, Any]

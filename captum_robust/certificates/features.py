@@ -116,7 +116,27 @@ class Feature(ABC):
         return type(self).__name__
 
 
-class KernelDisagreement(Feature):
+class _Disagreement(Feature):
+    """Relevance that another explanation does not show among the most relevant.
+
+    Args:
+        top: Fraction of the features that count as most relevant.
+    """
+
+    def __init__(self, top: float) -> None:
+        check_fraction(top=top)
+        self.top = top
+
+    @abstractmethod
+    def _other(self, looked: Looked) -> Tensor:
+        """The other explanation, (N, ...)."""
+
+    def __call__(self, looked: Looked) -> Tensor:
+        """The missing mass."""
+        return missing_mass(looked.relevance, rows(self._other(looked)), self.top)
+
+
+class KernelDisagreement(_Disagreement):
     """Relevance that the mean over noisy copies does not show among the most relevant.
 
     Args:
@@ -128,16 +148,14 @@ class KernelDisagreement(Feature):
     def __init__(self, radius: float = 0.1, n_samples: int = 12, top: float = 1 / 16) -> None:
         check_positive(radius=radius)
         check_count(n_samples=n_samples)
-        check_fraction(top=top)
-        self.radius, self.n_samples, self.top = radius, n_samples, top
+        super().__init__(top)
+        self.radius, self.n_samples = radius, n_samples
 
-    def __call__(self, looked: Looked) -> Tensor:
-        """The missing mass."""
-        smooth = looked.explained(
+    def _other(self, looked: Looked) -> Tensor:
+        return looked.explained(
             KernelSmoothing(looked.explanation), looked.images, kernel=_same_noise,
             radius=self.radius, n_samples=self.n_samples, generator=looked.generator(),
         )  # fmt: skip
-        return missing_mass(looked.relevance, rows(smooth), self.top)
 
     @property
     def name(self) -> str:
@@ -145,18 +163,16 @@ class KernelDisagreement(Feature):
         return f"kernel smoothing {self.radius}"
 
 
-class BetaDisagreement(Feature):
+class BetaDisagreement(_Disagreement):
     """Relevance that the network with softplus instead of rectifiers does not show."""
 
     def __init__(self, beta: float = 10.0, top: float = 1 / 16) -> None:
         check_positive(beta=beta)
-        check_fraction(top=top)
-        self.beta, self.top = beta, top
+        super().__init__(top)
+        self.beta = beta
 
-    def __call__(self, looked: Looked) -> Tensor:
-        """The missing mass."""
-        smooth = looked.explained(BetaSmoothing(looked.explanation, self.beta), looked.images)
-        return missing_mass(looked.relevance, rows(smooth), self.top)
+    def _other(self, looked: Looked) -> Tensor:
+        return looked.explained(BetaSmoothing(looked.explanation, self.beta), looked.images)
 
     @property
     def name(self) -> str:
@@ -164,7 +180,7 @@ class BetaDisagreement(Feature):
         return f"beta smoothing {self.beta}"
 
 
-class MethodDisagreement(Feature):
+class MethodDisagreement(_Disagreement):
     """Relevance that another explanation does not show among the most relevant.
 
     Args:
@@ -175,13 +191,11 @@ class MethodDisagreement(Feature):
 
     def __init__(self, method: Attribution, top: float = 1 / 16, **kwargs: Any) -> None:
         check_attribution(method, "method")
-        check_fraction(top=top)
-        self.method, self.top, self._kwargs = method, top, kwargs
+        super().__init__(top)
+        self.method, self._kwargs = method, kwargs
 
-    def __call__(self, looked: Looked) -> Tensor:
-        """The missing mass."""
-        other = looked.explained(self.method, looked.images, own=False, **self._kwargs)
-        return missing_mass(looked.relevance, rows(other), self.top)
+    def _other(self, looked: Looked) -> Tensor:
+        return looked.explained(self.method, looked.images, own=False, **self._kwargs)
 
     @property
     def name(self) -> str:

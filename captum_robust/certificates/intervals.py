@@ -168,17 +168,21 @@ class Maximum(Layer):
         return inner.reshape(self._shape)
 
 
-class Mean(Layer):
-    """Average pooling: linear, with positive weights."""
+class Increasing(Layer):
+    """A linear layer without negative weights: it maps ends to ends."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._shape: torch.Size | None = None
 
     def forward(self, box: Interval) -> Interval:
-        """The averages of the ends."""
+        """The layer at the ends."""
         self._shape = box.lower.shape
-        return Interval(self._module(box.lower), self._module(box.upper))
+        return Interval(*map(self._module, box))
+
+
+class Mean(Increasing):
+    """Average pooling."""
 
     def backward(self, gradient: Interval) -> Interval:
         """The transposed averages of the ends."""
@@ -190,17 +194,8 @@ class Mean(Layer):
         return Interval(*ends)
 
 
-class Reshaped(Layer):
+class Reshaped(Increasing):
     """Flatten and its like."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._shape: torch.Size | None = None
-
-    def forward(self, box: Interval) -> Interval:
-        """The same numbers."""
-        self._shape = box.lower.shape
-        return Interval(*map(self._module, box))
 
     def backward(self, gradient: Interval) -> Interval:
         """The same numbers."""

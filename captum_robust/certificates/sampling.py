@@ -80,13 +80,14 @@ def collect_counts(
         ValueError: A count below one, bad inputs, or a ``file`` of something else.
 
     Example:
+        >>> from functools import partial
         >>> from captum.attr import Saliency
         >>> from captum_robust import zoo
         >>> from captum_robust.certificates import collect_counts
-        >>> model, (images, _) = zoo.fashion_mnist_cnn(), zoo.fashion_mnist_sample(2)
-        >>> first = collect_counts(Saliency(model), images, n_samples=20, seed=0)
-        >>> second = collect_counts(Saliency(model), images, n_samples=20, seed=0, first_copy=20)
-        >>> (first + second).n_samples, (first + second).shares().shape
+        >>> images, _ = zoo.fashion_mnist_sample(2)
+        >>> collect = partial(collect_counts, Saliency(zoo.fashion_mnist_cnn()), images)
+        >>> found = collect(n_samples=20, seed=0) + collect(n_samples=20, seed=0, first_copy=20)
+        >>> found.n_samples, found.shares().shape
         (40, torch.Size([2, 28, 28]))
     """
     check_attribution(explanation, "explanation")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from captum_robust._utils.explained_output import ExplainedOutput
 from captum_robust._utils.forward import explained_output
 from captum_robust._utils.sound_gradients import sound_gradients
 from captum_robust._utils.types import Tensors
@@ -20,27 +19,15 @@ class LevelSet:
     """The explained output f as a function of rows (N, d), all inputs of an example in one.
 
     Args:
-        forward_func: The model, or any function that calls it.
-        inputs: The examples, (N, ...) each.
-        target: As in Captum.
-        additional_forward_args: As in Captum.
+        output: f at the examples.
         beta: Sharpness of the softplus that replaces rectifiers; None: the model as it is.
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        inputs: Tensors,
-        target: Any,
-        additional_forward_args: Any,
-        beta: float | None,
-    ) -> None:
-        self._shapes = [x.shape for x in inputs]
-        self._dtypes = [x.dtype for x in inputs]
-        self._sizes = [x[0].numel() for x in inputs]
-        self._forward = forward_func
-        self._arguments = (target, additional_forward_args)
-        self._beta = beta
+    def __init__(self, output: ExplainedOutput, beta: float | None) -> None:
+        self._shapes = [x.shape for x in output.inputs]
+        self._dtypes = [x.dtype for x in output.inputs]
+        self._sizes = [x[0].numel() for x in output.inputs]
+        self._output, self._beta = output, beta
 
     def rows(self, inputs: Tensors) -> Tensor:
         """The inputs as rows, at least float32."""
@@ -54,10 +41,10 @@ class LevelSet:
             parts = x.split(self._sizes, dim=1)
             forms = zip(parts, self._shapes, self._dtypes, strict=True)
             inputs = tuple(part.view(shape).to(dtype) for part, shape, dtype in forms)
-            beta = self._beta
-            smooth = softplus_activations(beta, self._forward) if beta else nullcontext()
+            beta, forward = self._beta, self._output.forward_func
+            smooth = softplus_activations(beta, forward) if beta else nullcontext()
             with smooth, sound_gradients(2 if graph else 1):
-                value = explained_output(self._forward, inputs, *self._arguments).flatten()
+                value = explained_output(forward, inputs, **self._output.arguments).flatten()
             (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=graph)
         return value.detach().to(rows), gradient
 

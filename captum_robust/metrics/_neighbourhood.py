@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -18,9 +18,12 @@ from captum_robust._utils.checks import (
     check_inputs,
     check_positive,
 )
+from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.randomness import fresh_generator, standard_uniform
 from captum_robust._utils.types import Tensors
 from captum_robust.metrics._explainer import Explainer, is_finite
+
+P = ParamSpec("P")
 
 
 class Neighbours:
@@ -90,19 +93,22 @@ class Neighbourhood:
         max_examples_per_batch: Points explained at once, at least one for each example; None: all
             with a ``perturb_func``, else a number that is fast.
         generator: Source of randomness; None draws a fresh one.
-        kwargs: Further arguments of the explanation.
+        show_progress: Whether :meth:`chunks` shows a bar.
+        **kwargs: Further arguments of the explanation.
     """
 
     def __init__(
         self,
         explanation_func: Any,
         inputs: Tensor | Tensors,
-        perturb_func: Callable[..., Any] | None,
-        perturb_radius: float,
-        n_perturb_samples: int,
-        max_examples_per_batch: int | None,
-        generator: torch.Generator | None,
-        kwargs: dict[str, Any],
+        perturb_func: Callable[..., Any] | None = None,
+        perturb_radius: float = 0.02,
+        n_perturb_samples: int = 10,
+        max_examples_per_batch: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
     ) -> None:
         check_inputs(inputs)
         self.is_tuple, tensors = format_inputs(inputs)
@@ -121,18 +127,40 @@ class Neighbourhood:
         self.clean = self.explain(self.inputs)
         if self._explainer.draws:
             self.copies_at_once = 1  # its noise has the shape of the batch
+        self._show_progress = show_progress
 
     def explain(self, points: Tensors, copies: int = 1) -> Tensors:
         """The explanations of ``copies`` points for each example, (N * copies, ...) each."""
         return self._explainer(format_output(self.is_tuple, points), self.inputs, copies)
 
-    def chunks(self, show_progress: bool, name: str) -> Iterator[tuple[Tensors, Tensors, int]]:
+    def chunks(self, name: str) -> Iterator[tuple[Tensors, Tensors, int]]:
         """Points, their explanations and the number of copies, until there are enough."""
-        with tqdm(total=self.n_samples, desc=name, disable=not show_progress) as bar:
+        with tqdm(total=self.n_samples, desc=name, disable=not self._show_progress) as bar:
             for copies in split(self.n_samples, self.copies_at_once):
                 points = self.neighbours.draw(copies)
                 yield points, self.explain(points, copies), copies
                 bar.update(copies)
+
+
+def with_arguments_of(
+    make: Callable[P, Neighbourhood],
+) -> Callable[[Callable[[Neighbourhood], Tensor]], Callable[P, Tensor]]:
+    """Decorator: a function of a neighbourhood becomes one of what a neighbourhood is made from.
+
+    So the arguments of these metrics, which are many, are said once: by :class:`Neighbourhood`.
+    """
+
+    def decorate(measure: Callable[[Neighbourhood], Tensor]) -> Callable[P, Tensor]:
+        def of_arguments(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            return measure(make(*args, **kwargs))
+
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(of_arguments, name, getattr(measure, name))
+        signature = inspect.signature(make).replace(return_annotation="Tensor")
+        of_arguments.__signature__ = signature  # type: ignore[attr-defined]
+        return outside_inference_mode(of_arguments)
+
+    return decorate
 
 
 def draw_copies(

@@ -52,17 +52,11 @@ def spearman_correlation(a: Tensor, b: Tensor) -> Tensor:
     neural networks is fragile" (2019), compare explanations so.
 
     Args:
-        a: Explanations or relevance maps, (N, ...).
-        b: As ``a``.
+        a: See :func:`pearson_correlation`, as for errors and warnings.
+        b: See :func:`pearson_correlation`.
 
     Returns:
-        (N,), from -1 to 1. Where ``a`` or ``b`` is constant it is undefined and set to 0.
-
-    Raises:
-        TypeError, ValueError: See :mod:`captum_robust.metrics`.
-
-    Warns:
-        UserWarning: An example of ``a`` or ``b`` is constant.
+        (N,), from -1 to 1; where ``a`` or ``b`` is constant 0, as there is no order.
 
     Example:
         >>> import torch

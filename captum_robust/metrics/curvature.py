@@ -16,6 +16,7 @@ from captum_robust._utils.checks import (
     check_inputs,
     check_positive,
 )
+from captum_robust._utils.explained_output import ExplainedOutput
 from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.randomness import fresh_generator, standard_normal
@@ -76,7 +77,7 @@ def principal_curvature(
         tensor([0.2000, 2.0000])
     """
     x = _checked(inputs, beta, n_iterations, tolerance, generator)
-    surface = LevelSet(forward_func, x, target, additional_forward_args, beta)
+    surface = LevelSet(ExplainedOutput(forward_func, x, target, additional_forward_args), beta)
     with preserve_buffers(forward_func):
         values, done = _curvatures(
             surface,
@@ -168,7 +169,7 @@ def curvature_bound(
         raise ValueError("manipulated must have the shapes of inputs.")
     check_count(n_points=n_points - 1)
     generator = fresh_generator(generator, x[0].device)
-    surface = LevelSet(forward_func, x, target, additional_forward_args, beta)
+    surface = LevelSet(ExplainedOutput(forward_func, x, target, additional_forward_args), beta)
     start, end = surface.rows(x), surface.rows(other)
     with preserve_buffers(forward_func):
         level, _ = surface.value_and_gradient(start)

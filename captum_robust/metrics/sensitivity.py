@@ -15,7 +15,12 @@ from tqdm.auto import tqdm
 from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, rows
+from captum_robust.metrics._neighbourhood import (
+    Neighbourhood,
+    result_dtype,
+    rows,
+    with_arguments_of,
+)
 
 # Beyond these, squares and their sums may not be numbers of single precision.
 _USUAL = (1e-12, 1e12)
@@ -76,7 +81,7 @@ def sensitivity_max(
     _check_norm(norm_ord)
     neighbourhood = Neighbourhood(
         explanation_func, inputs, perturb_func, perturb_radius, n_perturb_samples,
-        max_examples_per_batch, generator, kwargs,
+        max_examples_per_batch, generator=generator, **kwargs,
     )  # fmt: skip
     if normalize:
         _warn_of_zeros(neighbourhood.clean)
@@ -118,19 +123,8 @@ def sensitivity_max(
     return largest if normalize else largest * scale.to(largest)
 
 
-@outside_inference_mode
-def sensitivity_lipschitz(
-    explanation_func: Any,
-    inputs: Tensor | Tensors,
-    perturb_func: Callable[..., Any] | None = None,
-    perturb_radius: float = 0.02,
-    n_perturb_samples: int = 10,
-    max_examples_per_batch: int | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    show_progress: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+@with_arguments_of(Neighbourhood)
+def sensitivity_lipschitz(neighbourhood: Neighbourhood) -> Tensor:  # noqa: D417
     r"""Largest change of the explanation per change of the input: Yeh et al. 2019, Eq. 4.
 
     .. math:: \max_j \lVert\phi(x) - \phi(x + d_j)\rVert_2 \; / \; \lVert d_j\rVert_2
@@ -161,20 +155,13 @@ def sensitivity_lipschitz(
     Example:
         >>> import torch
         >>> from captum_robust.metrics import sensitivity_lipschitz
-        >>> x = torch.tensor([[3.0, 4.0]])
-        >>> sensitivity_lipschitz(lambda x: 2 * x, x, lambda x: x + 0.5)
-        tensor([2.])
+        >>> sensitivity_lipschitz(lambda x: x**2, torch.tensor([[3.0, 4.0]]), lambda x: x + 0.5)
+        tensor([7.5664])
     """
-    neighbourhood = Neighbourhood(
-        explanation_func, inputs, perturb_func, perturb_radius, n_perturb_samples,
-        max_examples_per_batch, generator, kwargs,
-    )  # fmt: skip
     clean = rows(neighbourhood.clean).unsqueeze(1)
     origin = rows(neighbourhood.inputs).unsqueeze(1)
     largest = clean.new_zeros(len(clean))
-    for points, explanations, copies in neighbourhood.chunks(
-        show_progress, "sensitivity_lipschitz"
-    ):
+    for points, explanations, copies in neighbourhood.chunks("sensitivity_lipschitz"):
         change = torch.linalg.vector_norm(rows(explanations, copies) - clean, dim=2)
         distance = torch.linalg.vector_norm(rows(points, copies) - origin, dim=2)
         ratio = change / torch.where(distance > 0, distance, torch.inf).to(change)

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from captum_robust._utils.inference_mode import outside_inference_mode
-from captum_robust._utils.types import Tensors
 from captum_robust._utils.user_warnings import warn_user
-from captum_robust.metrics._neighbourhood import Neighbourhood, result_dtype, rows
+from captum_robust.metrics._neighbourhood import (
+    Neighbourhood,
+    result_dtype,
+    rows,
+    with_arguments_of,
+)
 
 # Halvings of an interval until its ends are neighbours in float64.
 _HALVINGS = 56
 
 
-@outside_inference_mode
-def explanation_stability(
-    explanation_func: Any,
-    inputs: Tensor | Tensors,
-    perturb_func: Callable[..., Any] | None = None,
-    perturb_radius: float = 0.02,
-    n_perturb_samples: int = 10,
-    max_examples_per_batch: int | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    show_progress: bool = False,
-    **kwargs: Any,
-) -> Tensor:
+@with_arguments_of(Neighbourhood)
+def explanation_stability(neighbourhood: Neighbourhood) -> Tensor:  # noqa: D417
     r"""Largest change of an explanation in a ball, up to its scale: Tang et al. 2021, Def. 1.
 
     .. math:: \inf_{\gamma > 0} \max_j \lVert\phi(x + d_j) - \gamma\,\phi(x)\rVert_2
@@ -70,15 +59,11 @@ def explanation_stability(
         >>> explanation_stability(lambda x: x, x, lambda x: x + torch.tensor([0.4, -0.3]))
         tensor([0.5000])
     """
-    neighbourhood = Neighbourhood(
-        explanation_func, inputs, perturb_func, perturb_radius, n_perturb_samples,
-        max_examples_per_batch, generator, kwargs,
-    )  # fmt: skip
     clean = rows(neighbourhood.clean)
     _warn_of_zeros(clean)
     direction = _unit(clean).unsqueeze(1)
     parallel, perpendicular = [], []
-    for _, explanations, copies in neighbourhood.chunks(show_progress, "explanation_stability"):
+    for _, explanations, copies in neighbourhood.chunks("explanation_stability"):
         moved = rows(explanations, copies)
         component = (moved * direction).sum(2, keepdim=True)
         parallel.append(component.squeeze(2))

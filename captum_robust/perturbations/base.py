@@ -85,10 +85,15 @@ class Perturbation(ABC):
             Two tuples of tensors (N, n_samples, ...): I for local attributions, I / (x - x0) for
             global ones (I itself where x = x0, as in Captum), and x - I.
         """
+        return self._draw(points, n_samples, generator, self._in_global_form(multiply_by_inputs))
+
+    def _draw(
+        self, points: Points, n_samples: int, generator: torch.Generator, in_global_form: bool
+    ) -> tuple[Tensors, Tensors]:
         shifts = self.shifts(points, n_samples, generator)
         self._check(shifts, points, n_samples)
         perturbed = tuple(x.unsqueeze(1) - i for x, i in zip(points.inputs, shifts, strict=True))
-        if self._in_global_form(multiply_by_inputs):
+        if in_global_form:
             differences = [torch.where(d == 0, 1.0, d).unsqueeze(1) for d in points.differences]
             shifts = tuple(i / d for i, d in zip(shifts, differences, strict=True))
         return shifts, perturbed

@@ -37,17 +37,13 @@ class Removal(Perturbation):
         pairs = zip(masks, points.differences, strict=True)
         return tuple(torch.where(z, d.unsqueeze(1), 0.0) for z, d in pairs)
 
-    def sample(
-        self,
-        points: Points,
-        n_samples: int,
-        generator: torch.Generator,
-        multiply_by_inputs: bool | None = None,
+    def _draw(
+        self, points: Points, n_samples: int, generator: torch.Generator, in_global_form: bool
     ) -> tuple[Tensors, Tensors]:
-        """Draw Z or I, and the inputs without the removed features."""
+        """Z or I, and the inputs without the removed features."""
         masks = self.masks(points, n_samples, generator)
         perturbed = remove(points, masks)
-        if self._in_global_form(multiply_by_inputs):
+        if in_global_form:
             return tuple(z.to(x.dtype) for z, x in zip(masks, perturbed, strict=True)), perturbed
         pairs = zip(masks, points.differences, strict=True)
         return tuple(torch.where(z, d.unsqueeze(1), 0.0) for z, d in pairs), perturbed
@@ -110,10 +106,11 @@ class FeatureRemoval(GroupRemoval):
     Example:
         >>> import torch
         >>> from captum_robust.perturbations import FeatureRemoval, Points
-        >>> points = Points.of(torch.tensor([[1.0, 2.0, 3.0]]))
+        >>> x, groups = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0, 0, 1]])
+        >>> points = Points.of(x, feature_mask=groups)
         >>> FeatureRemoval().shifts(points, 2, torch.Generator().manual_seed(0))
-        (tensor([[[0., 0., 3.],
-                 [1., 0., 0.]]]),)
+        (tensor([[[1., 2., 0.],
+                 [0., 0., 3.]]]),)
     """
 
     def subsets(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:

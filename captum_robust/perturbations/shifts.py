@@ -192,9 +192,9 @@ class CoordinateStep(Perturbation):
     Example:
         >>> import torch
         >>> from captum_robust.perturbations import CoordinateStep, Points
-        >>> points = Points.of(torch.tensor([[1.0, 2.0]]))
-        >>> CoordinateStep(0.5).shifts(points, 1, torch.Generator().manual_seed(0))
-        (tensor([[[0.5000, 0.0000]]]),)
+        >>> CoordinateStep(0.5).second_moment(Points.of(torch.tensor([[1.0, 2.0]])))
+        tensor([[[0.1250, 0.0000],
+                 [0.0000, 0.1250]]], dtype=torch.float64)
     """
 
     takes_feature_mask = False

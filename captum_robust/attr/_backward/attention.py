@@ -9,33 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_robust._utils.attention import scaled_dot_product_attention
 from captum_robust.attr._backward.unsupported import unsupported
-
-
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """softmax(q k' / sqrt(d) + mask) v."""
-    if enable_gqa:
-        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
-    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if is_causal:
-        ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device)
-        attn_mask = ones.tril()
-    if attn_mask is not None:
-        is_flag = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if is_flag else scores + attn_mask
-    weights = torch.softmax(scores, -1)
-    if dropout_p:
-        weights = torch.dropout(weights, dropout_p, True)
-    return weights @ value
 
 
 def multi_head_attention_forward(

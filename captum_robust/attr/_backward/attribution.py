@@ -59,13 +59,10 @@ class BackwardAttribution(GradientAttribution, ABC):
         return self._detached(inputs, target, additional_forward_args)
 
     def attribute_with_graph(
-        self,
-        inputs: TensorOrTensors,
-        target: Any = None,
-        additional_forward_args: Any = None,
+        self, inputs: TensorOrTensors, *args: Any, **kwargs: Any
     ) -> TensorOrTensors:
         """Like :meth:`attribute`, with a graph; the protocol of :func:`differentiable`."""
-        return self._walk(self._rule(), inputs, target, additional_forward_args, create_graph=True)
+        return self._walk(inputs, *args, create_graph=True, **kwargs)
 
     def _detached(
         self, inputs: TensorOrTensors, target: Any, additional_forward_args: Any
@@ -78,19 +75,18 @@ class BackwardAttribution(GradientAttribution, ABC):
             ready = format_output(
                 is_tuple, tuple(x.requires_grad_(x.is_floating_point()) for x in own)
             )
-            return self._walk(
-                self._rule(), ready, target, additional_forward_args, create_graph=False
-            )
+            return self._walk(ready, target, additional_forward_args, create_graph=False)
 
     def _walk(
         self,
-        rule: BackwardRule,
         inputs: TensorOrTensors,
-        target: Any,
-        additional_forward_args: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
         create_graph: bool,
     ) -> TensorOrTensors:
         """The explanation of inputs that require gradients."""
+        rule = self._rule()
         is_tuple, tensors = format_inputs(inputs)
         check_floating_inputs(tensors)
         try:
@@ -103,4 +99,5 @@ class BackwardAttribution(GradientAttribution, ABC):
                 relevance = tape.propagate(output, create_graph)
         except Unsupported as error:
             raise TypeError(str(error)) from None
+        rule.finish()
         return format_output(is_tuple, relevance)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_robust._utils.call_arguments import by_name
 from captum_robust.attr._backward.boxes import bounds_of
 from captum_robust.attr._backward.call import Call, Node, Shares, replaced
 from captum_robust.attr.propagation_rules import PropagationRule, nothing, quotient
@@ -189,10 +190,12 @@ def through_normalisation(
     """The relevance of the input of a layer, group or instance norm."""
     (node,) = call.inputs
     value = wide(node.value)
-    rows, weight, bias, eps = _READERS[call.name](value, *call.args[1:], **_rest(call))
+    given = by_name(_NAMES[call.name], call.args, call.kwargs)
+    rows = _rows_of(call.name, value, given)
+    weight, bias = (_by_channel(call.name, value, given.get(of)) for of in ("weight", "bias"))
     x = value.reshape(rows)
     n = x.shape[-1]
-    scale = (x.var(-1, unbiased=False, keepdim=True) + eps).rsqrt()
+    scale = (x.var(-1, unbiased=False, keepdim=True) + given.get("eps", 1e-5)).rsqrt()
     c = scale.expand_as(x) if weight is None else scale * weight.expand_as(value).reshape(rows)
     size = x.abs()
 
@@ -211,61 +214,29 @@ def through_normalisation(
     return node, shares.view_as(value)
 
 
-_Rows = tuple[tuple[int, ...], "Tensor | None", "Tensor | None", float]
+_NAMES = {
+    "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps", "cudnn_enable"),
+    "group_norm": ("input", "num_groups", "weight", "bias", "eps", "cudnn_enabled"),
+    "instance_norm": (
+        "input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum",
+        "eps",
+    ),
+}  # fmt: skip
 
 
-def _rest(call: Call) -> dict[str, Any]:
-    return {name: value for name, value in call.kwargs.items() if name != "input"}
+def _rows_of(name: str, x: Tensor, given: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of ``x`` in which each row is normalised by its own mean and deviation."""
+    if name == "layer_norm":
+        shape = given["normalized_shape"]
+        n = 1 if isinstance(shape, int) else len(shape)
+        return (*x.shape[: x.dim() - n], x.shape[x.dim() - n :].numel())
+    n_groups = given["num_groups"] if name == "group_norm" else x.shape[1]
+    return len(x), n_groups, x[0].numel() // n_groups
 
 
-def _read_layer_norm(
-    x: Tensor,
-    normalized_shape: Any,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> _Rows:
-    n = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
-    return (*x.shape[: x.dim() - n], x.shape[x.dim() - n :].numel()), weight, bias, eps
-
-
-def _read_group_norm(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> _Rows:
-    return (len(x), num_groups, x[0].numel() // num_groups), *_by_channel(x, weight, bias), eps
-
-
-def _read_instance_norm(
-    x: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> _Rows:
-    return (len(x), x.shape[1], x[0, 0].numel()), *_by_channel(x, weight, bias), eps
-
-
-def _by_channel(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    inner = [1] * (x.dim() - 2)
-    return tuple(None if t is None else t.view(-1, *inner) for t in (weight, bias))  # type: ignore[return-value]
-
-
-_READERS: dict[str, Callable[..., _Rows]] = {
-    "layer_norm": _read_layer_norm,
-    "group_norm": _read_group_norm,
-    "instance_norm": _read_instance_norm,
-}
+def _by_channel(name: str, x: Tensor, t: Tensor | None) -> Tensor | None:
+    """A weight or a bias, which only in layer norm has the shape of the features."""
+    return t if t is None or name == "layer_norm" else t.view(-1, *[1] * (x.dim() - 2))
 
 
 def positive(x: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class BackwardRule(ABC):
         """The box that each input lies in, where the rule needs it."""
         return (None,) * len(inputs)
 
+    def finish(self) -> None:
+        """Warn, once relevance is at the inputs, of what the explanation does not show."""
+        return
+
 
 class GradientRule(BackwardRule):
     """The true backward pass."""
