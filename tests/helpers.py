@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -57,3 +58,14 @@ class Counting(nn.Module):
     def forward(self, *args: Tensor) -> Tensor:
         self.rows.append(len(args[0]))
         return self.model(*args)
+
+
+class WithLogits(nn.Module):
+    """A model whose output is an object with ``.logits``, as in transformers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.model(x))

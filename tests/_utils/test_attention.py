@@ -12,10 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from captum_robust._utils.attention import scaled_dot_product_attention
 from captum_robust._utils.sound_gradients import sound_gradients
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import rng
 
 
 def draw(*shape, dtype=torch.float64, seed=0):

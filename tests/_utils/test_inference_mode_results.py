@@ -7,18 +7,8 @@ import torch
 from captum.attr import DeepLift, FeatureAblation, IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
-from captum_robust import metrics
+from captum_robust import attr, metrics
 from captum_robust._utils.inference_mode import outside_inference_mode
-from captum_robust.attr import (
-    BetaSmoothedGradient,
-    BetaSmoothing,
-    GuidedBackprop,
-    InfidelityOptimal,
-    KernelSmoothing,
-    NoisyBaseline,
-    RelevancePropagation,
-    differentiable,
-)
 from captum_robust.perturbations import FeatureRemoval
 
 
@@ -36,25 +26,27 @@ def seed():
 
 
 CALLS = {
-    "BetaSmoothedGradient": lambda f, x, **kw: BetaSmoothedGradient(f).attribute(x, **kw),
-    "BetaSmoothing": lambda f, x, **kw: BetaSmoothing(Saliency(f)).attribute(x, **kw),
-    "BetaSmoothing(IG)": lambda f, x, **kw: BetaSmoothing(IntegratedGradients(f)).attribute(
+    "BetaSmoothedGradient": lambda f, x, **kw: attr.BetaSmoothedGradient(f).attribute(x, **kw),
+    "BetaSmoothing": lambda f, x, **kw: attr.BetaSmoothing(Saliency(f)).attribute(x, **kw),
+    "BetaSmoothing(IG)": lambda f, x, **kw: attr.BetaSmoothing(IntegratedGradients(f)).attribute(
         x, baselines=x.flip(0), **kw
     ),
-    "BetaSmoothing(FeatureAblation)": lambda f, x, **kw: BetaSmoothing(
+    "BetaSmoothing(FeatureAblation)": lambda f, x, **kw: attr.BetaSmoothing(
         FeatureAblation(f)
     ).attribute(x, baselines=x.flip(0), **kw),
-    "KernelSmoothing": lambda f, x, **kw: KernelSmoothing(Saliency(f)).attribute(x, **seed(), **kw),
-    "GuidedBackprop": lambda f, x, **kw: GuidedBackprop(f).attribute(x, **kw),
-    "RelevancePropagation": lambda f, x, **kw: RelevancePropagation(f).attribute(x, **kw),
-    "NoisyBaseline": lambda f, x, **kw: NoisyBaseline(f).attribute(x, **seed(), **kw),
-    "InfidelityOptimal": lambda f, x, **kw: InfidelityOptimal(f, FeatureRemoval()).attribute(
+    "KernelSmoothing": lambda f, x, **kw: attr.KernelSmoothing(Saliency(f)).attribute(
+        x, **seed(), **kw
+    ),
+    "GuidedBackprop": lambda f, x, **kw: attr.GuidedBackprop(f).attribute(x, **kw),
+    "RelevancePropagation": lambda f, x, **kw: attr.RelevancePropagation(f).attribute(x, **kw),
+    "NoisyBaseline": lambda f, x, **kw: attr.NoisyBaseline(f).attribute(x, **seed(), **kw),
+    "InfidelityOptimal": lambda f, x, **kw: attr.InfidelityOptimal(f, FeatureRemoval()).attribute(
         x, **kw
     ),
-    "differentiable": lambda f, x, **kw: differentiable(BetaSmoothedGradient(f))(x, **kw),
+    "differentiable": lambda f, x, **kw: attr.differentiable(attr.BetaSmoothedGradient(f))(x, **kw),
     "sensitivity_max": lambda f, x, **kw: metrics.sensitivity_max(Saliency(f), x, **seed(), **kw),
     "sensitivity_gradient": lambda f, x, **kw: metrics.sensitivity_gradient(
-        BetaSmoothedGradient(f), x, n_perturb_samples=2, **seed(), **kw
+        attr.BetaSmoothedGradient(f), x, n_perturb_samples=2, **seed(), **kw
     ),
     "principal_curvature": lambda f, x, **kw: metrics.principal_curvature(
         f, x, beta=1.0, **seed(), **kw
@@ -87,8 +79,8 @@ def test_the_results_are_those_of_outside(name, made_inside):
 def test_captum_inside_of_a_smoothing():
     model, x = network(), torch.rand(2, 4)
     for attribution, kwargs in (
-        (BetaSmoothing(DeepLift(model)), {"baselines": x.flip(0)}),
-        (BetaSmoothing(NoiseTunnel(Saliency(model))), {"nt_samples": 2, "stdevs": 1e-12}),
+        (attr.BetaSmoothing(DeepLift(model)), {"baselines": x.flip(0)}),
+        (attr.BetaSmoothing(NoiseTunnel(Saliency(model))), {"nt_samples": 2, "stdevs": 1e-12}),
     ):
         want = attribution.attribute(x, target=1, **kwargs)
         with torch.inference_mode():

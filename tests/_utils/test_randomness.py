@@ -16,13 +16,10 @@ from captum_robust._utils.randomness import (
     standard_normal,
     standard_uniform,
 )
+from tests.helpers import rng
 
 DRAWS = [standard_normal, standard_uniform, random_sign]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_a_generator_that_is_given_is_the_one_that_is_used():

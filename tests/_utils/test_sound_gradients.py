@@ -12,12 +12,9 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from captum_robust._utils.sound_gradients import sound_gradients
+from tests.helpers import rng
 
 D = torch.float64
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def draw(*shape, seed=1):

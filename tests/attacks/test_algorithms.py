@@ -20,6 +20,8 @@ from captum_robust.attacks import (
     LInf,
     RandomSign,
 )
+from tests.attacks.networks import draw_weights
+from tests.helpers import rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 
@@ -173,7 +175,7 @@ def literal_dombrowski(model, explain, x0, label, target, eps, gamma, growth):
 
 @pytest.mark.parametrize(("eps", "gamma"), [(1.0, 25.0), (1.0, 0.0), (0.05, 25.0)])
 @pytest.mark.parametrize("name", EXPLANATIONS)
-def test_dombrowski_is_the_literal_algorithm(name, eps, gamma, make_network, make_images, rng):
+def test_dombrowski_is_the_literal_algorithm(name, eps, gamma, make_network, make_images):
     explain, method, kwargs = EXPLANATIONS[name]
     model, images = make_network(3), make_images(3, 3)
     labels = torch.tensor([0, 1, 2])
@@ -195,7 +197,7 @@ def test_dombrowski_is_the_literal_algorithm(name, eps, gamma, make_network, mak
 
 
 @pytest.mark.parametrize("name", EXPLANATIONS)
-def test_tabular_inputs(name, draw_weights, rng):
+def test_tabular_inputs(name):
     """Examples (N, F) have maps (N, F): the algorithm is the same, without a sum of channels."""
     explain, method, kwargs = EXPLANATIONS[name]
     model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3)).double()

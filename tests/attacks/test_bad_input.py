@@ -7,16 +7,8 @@ import torch
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
-from captum_robust.attacks import (
-    L2,
-    Dombrowski,
-    GeometricGrowth,
-    GhorbaniMassCenter,
-    GhorbaniTarget,
-    GhorbaniTopK,
-    LInf,
-    RandomSign,
-)
+from captum_robust import attacks
+from tests.helpers import rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 
@@ -36,19 +28,23 @@ def images(make_images):
 
 
 MAKERS = {
-    "RandomSign": lambda m, e=None, **kw: RandomSign(m, e, **{"steps": 2, **kw}),
-    "GhorbaniTopK": lambda m, e=None, **kw: GhorbaniTopK(m, e, **{"steps": 2, "k": 9, **kw}),
-    "GhorbaniMassCenter": lambda m, e=None, **kw: GhorbaniMassCenter(m, e, **{"steps": 2, **kw}),
-    "GhorbaniTarget": lambda m, e=None, **kw: GhorbaniTarget(
+    "RandomSign": lambda m, e=None, **kw: attacks.RandomSign(m, e, **{"steps": 2, **kw}),
+    "GhorbaniTopK": lambda m, e=None, **kw: attacks.GhorbaniTopK(
+        m, e, **{"steps": 2, "k": 9, **kw}
+    ),
+    "GhorbaniMassCenter": lambda m, e=None, **kw: attacks.GhorbaniMassCenter(
+        m, e, **{"steps": 2, **kw}
+    ),
+    "GhorbaniTarget": lambda m, e=None, **kw: attacks.GhorbaniTarget(
         m, e, **{"steps": 2, "region": MAP.bool(), **kw}
     ),
-    "Dombrowski": lambda m, e=None, **kw: Dombrowski(m, e, **{"steps": 2, **kw}),
+    "Dombrowski": lambda m, e=None, **kw: attacks.Dombrowski(m, e, **{"steps": 2, **kw}),
 }
 EACH_ATTACK = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def call(attack, images, labels=None, **kwargs):
-    further = (MAP,) if isinstance(attack, Dombrowski) else ()
+    further = (MAP,) if isinstance(attack, attacks.Dombrowski) else ()
     return attack(images, labels, *further, **kwargs)
 
 
@@ -74,7 +70,7 @@ def call(attack, images, labels=None, **kwargs):
         ("eps_output", 0, ValueError),
         ("eps_output", -1, ValueError),
         ("ball", "linf", TypeError),
-        ("ball", L2, TypeError),
+        ("ball", attacks.L2, TypeError),
         ("generator", 0, TypeError),
     ],
 )
@@ -171,14 +167,14 @@ def test_labels_are_refused(make, labels, message, model, images):
 @pytest.mark.parametrize(("k", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
 def test_k_is_refused_at_construction(k, error, model):
     with pytest.raises(error, match=r"^k must be"):
-        GhorbaniTopK(model, k=k)
+        attacks.GhorbaniTopK(model, k=k)
 
 
 def test_k_is_at_most_the_number_of_pixels(model, images):
     with pytest.raises(ValueError, match=f"k must be at most the number of pixels, {PIXELS}"):
-        GhorbaniTopK(model, steps=1, k=PIXELS + 1)(images)
+        attacks.GhorbaniTopK(model, steps=1, k=PIXELS + 1)(images)
     with pytest.warns(UserWarning, match="no sign of robustness"):
-        everything = GhorbaniTopK(model, steps=1, k=PIXELS)(images)
+        everything = attacks.GhorbaniTopK(model, steps=1, k=PIXELS)(images)
     assert torch.equal(everything, images)  # all the relevance lies on all pixels, always
 
 
@@ -194,12 +190,12 @@ def test_k_is_at_most_the_number_of_pixels(model, images):
 )
 def test_region_is_refused_at_construction(region, message, model):
     with pytest.raises(ValueError, match=message):
-        GhorbaniTarget(model, region=region)
+        attacks.GhorbaniTarget(model, region=region)
 
 
 @pytest.mark.parametrize("shape", [(), (8,), (8, 7), (1, 8, 8), (2, 8, 8), (3, 1, 8, 8)])
 def test_region_of_another_shape_than_the_maps(shape, model, images):
-    attack = GhorbaniTarget(model, steps=1, region=torch.ones(shape, dtype=torch.bool))
+    attack = attacks.GhorbaniTarget(model, steps=1, region=torch.ones(shape, dtype=torch.bool))
     with pytest.raises(ValueError, match="region must have shape"):
         attack(images)
 
@@ -208,7 +204,7 @@ def test_region_that_is_empty_for_one_image(model, images):
     region = torch.ones(3, 8, 8, dtype=torch.bool)
     region[1] = False
     with pytest.raises(ValueError, match="region marks no pixel for one"):
-        GhorbaniTarget(model, steps=1, region=region)(images)
+        attacks.GhorbaniTarget(model, steps=1, region=region)(images)
 
 
 @pytest.mark.parametrize(
@@ -229,16 +225,16 @@ def test_region_that_is_empty_for_one_image(model, images):
 )
 def test_target_maps_are_refused(maps, message, model, images):
     with pytest.raises(ValueError, match=message):
-        Dombrowski(model, steps=1)(images, None, maps)
+        attacks.Dombrowski(model, steps=1)(images, None, maps)
 
 
 def test_other_parameters_of_single_attacks(model):
     for gamma in (-1.0, NAN, INF):
         with pytest.raises(ValueError, match=r"^gamma must be"):
-            Dombrowski(model, gamma=gamma)
+            attacks.Dombrowski(model, gamma=gamma)
     for bounds, name in (((0, 1), "start"), ((1, INF), "end"), ((NAN, 1), "start")):
         with pytest.raises(ValueError, match=f"^{name} must be"):
-            GeometricGrowth(*bounds)
+            attacks.GeometricGrowth(*bounds)
 
 
 @EACH_ATTACK
@@ -309,20 +305,22 @@ class Gate(nn.Module):
         return torch.stack([score, -torch.ones_like(score)], dim=1)
 
 
-@pytest.mark.parametrize("ball", [LInf(), L2()])
-def test_an_explanation_that_vanishes_is_no_manipulation(ball, rng):
+@pytest.mark.parametrize("ball", [attacks.LInf(), attacks.L2()])
+def test_an_explanation_that_vanishes_is_no_manipulation(ball):
     """Below the gate the map is zero, so none of it lies on the top pixel: not a better one."""
     gate, images = Gate(lambda s: s), torch.full((1, 2), 0.52)
-    judge = GhorbaniTopK(gate, k=1).objective
-    attack = RandomSign(gate, eps=0.1, steps=20, objective=judge, ball=ball, generator=rng(0))
+    judge = attacks.GhorbaniTopK(gate, k=1).objective
+    attack = attacks.RandomSign(
+        gate, eps=0.1, steps=20, objective=judge, ball=ball, generator=rng(0)
+    )
     assert torch.equal(attack(images), images)
 
 
-def test_an_explanation_that_becomes_nan_is_left_alone_with_a_warning(rng):
+def test_an_explanation_that_becomes_nan_is_left_alone_with_a_warning():
     """Below the gate the square root has no derivative."""
     gate = Gate(lambda s: s.sqrt())
     images = torch.tensor([[0.52, 0.52], [0.9, 0.9]])
-    attack = RandomSign(gate, eps=0.1, steps=20, generator=rng(0))
+    attack = attacks.RandomSign(gate, eps=0.1, steps=20, generator=rng(0))
     with pytest.warns(UserWarning, match=r"NaN for 1 of the images"):
         result = attack(images)
     assert result.isfinite().all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from captum_robust.attacks import L2, LInf
+from tests.helpers import rng
 
 SHAPE = (4, 3, 9, 9)
 RADII = [1e-6, 1e-3, 8 / 255, 0.02, 0.1, 0.3, 0.7, 1.0, 5.0]
@@ -15,10 +16,6 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 EACH_BALL = pytest.mark.parametrize("ball", [LInf(), L2()], ids=repr)
 EACH_RADIUS = pytest.mark.parametrize("eps", RADII)
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def rng(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def images(dtype=torch.float64, seed=0):

@@ -8,14 +8,11 @@ import pytest
 import torch
 
 from captum_robust.attacks.balls import L2, Ball, LInf
+from tests.helpers import rng
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # The last ones are below the distance of neighbouring numbers at most pixels, or at all of them.
 RADII = [0.3, 8 / 255, 1e-4, 1e-9, 1e-18, 1e-30, 1e-320]
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def centers(dtype, n=2, size=200):

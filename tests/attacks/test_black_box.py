@@ -14,40 +14,19 @@ from captum_robust.attacks import (
     RandomSign,
     TopKIntersection,
 )
-from captum_robust.attacks._explained import ModelView
 from captum_robust.attacks._limits import Limits
 from captum_robust.attacks._proposals import stratified_normal, with_square
 from captum_robust.attacks.balls import LInf
+from tests.helpers import rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 K = 9
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def black_box(model, explanation=None, eps=0.1, queries=40, **kwargs):
     return BlackBoxExplanationAttack(
         model, explanation, eps, queries, measure=TopKIntersection(K), generator=rng(), **kwargs
     )
-
-
-@pytest.mark.parametrize("queries", [1, 2, 40, 61])
-def test_queries_are_counted(queries, make_network, make_images, monkeypatch):
-    rows = []
-    original = ModelView.explain
-
-    def counting(self, x, *args):
-        rows.append(len(x))
-        return original(self, x, *args)
-
-    monkeypatch.setattr(ModelView, "explain", counting)
-    images = make_images(4)
-    attack = black_box(make_network(), queries=queries)
-    attack(images)
-    assert sum(rows) == queries * len(images)
-    assert (attack.report.iterations == queries - 1).all()
 
 
 WINDOW = {"sliding_window_shapes": (1, 2, 2), "strides": (1, 2, 2)}

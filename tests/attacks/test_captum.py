@@ -8,13 +8,7 @@ from captum.attr import IntegratedGradients, Saliency
 from captum.metrics import sensitivity_max
 from captum.robust import AttackComparator, MinParamPerturbation
 
-from captum_robust.attacks import (
-    Dombrowski,
-    GhorbaniMassCenter,
-    GhorbaniTarget,
-    GhorbaniTopK,
-    RandomSign,
-)
+from captum_robust import attacks
 from captum_robust.metrics import relevance_map, top_k_intersection
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
 
@@ -43,11 +37,11 @@ def labels(model, images):
 def build_all(model):
     settings = {"eps": 0.02, "alpha": 0.004, "steps": 4}
     return {
-        "RandomSign": (RandomSign(model), ()),
-        "GhorbaniTopK": (GhorbaniTopK(model, **settings, k=50), ()),
-        "GhorbaniMassCenter": (GhorbaniMassCenter(model, **settings), ()),
-        "GhorbaniTarget": (GhorbaniTarget(model, **settings, region=REGIONS), ()),
-        "Dombrowski": (Dombrowski(model, **settings), (MAPS,)),
+        "RandomSign": (attacks.RandomSign(model), ()),
+        "GhorbaniTopK": (attacks.GhorbaniTopK(model, **settings, k=50), ()),
+        "GhorbaniMassCenter": (attacks.GhorbaniMassCenter(model, **settings), ()),
+        "GhorbaniTarget": (attacks.GhorbaniTarget(model, **settings, region=REGIONS), ()),
+        "Dombrowski": (attacks.Dombrowski(model, **settings), (MAPS,)),
     }
 
 
@@ -106,7 +100,7 @@ class TestSensitivity:
 
     def test_an_attack_finds_more_than_chance(self, model, images, labels):
         explain = gradient(model)
-        attack = GhorbaniTopK(model, eps=RADIUS, alpha=RADIUS / 10, steps=30, k=50)
+        attack = attacks.GhorbaniTopK(model, eps=RADIUS, alpha=RADIUS / 10, steps=30, k=50)
         found = {
             name: sensitivity_max(
                 explain, images, perturb_radius=RADIUS, n_perturb_samples=samples, target=labels,
@@ -121,7 +115,7 @@ class TestSensitivity:
 
     def test_predicted_labels_and_other_explanations(self, model, images, labels):
         integrated = IntegratedGradients(model)
-        attack = GhorbaniTopK(
+        attack = attacks.GhorbaniTopK(
             model, integrated, RADIUS, RADIUS / 4, 3, k=50, explanation_kwargs={"n_steps": 5}
         )
         with_labels, without = (
@@ -135,7 +129,7 @@ class TestSensitivity:
         assert (with_labels > 0).all()
 
     def test_labels_of_other_images_are_refused(self, model, images):
-        perturb = GhorbaniTopK(model, steps=1).perturb_func(torch.tensor([1, 2, 3]))
+        perturb = attacks.GhorbaniTopK(model, steps=1).perturb_func(torch.tensor([1, 2, 3]))
         with pytest.raises(ValueError, match=r"^labels"):
             perturb(images, 0.1)
 
@@ -159,7 +153,7 @@ def still_the_same(relevance, clean):
 class TestMinParamPerturbation:
     @pytest.mark.parametrize("per_eval", [1, 3])
     def test_smallest_eps_that_forges_the_explanation(self, per_eval, model, images, labels):
-        attack = GhorbaniTopK(model, eps=0.02, alpha=0.002, steps=12, k=50)
+        attack = attacks.GhorbaniTopK(model, eps=0.02, alpha=0.002, steps=12, k=50)
         forged = 0
         for image, label in zip(images.split(1), labels.split(1), strict=True):
             forward = relevance_of(model, label)
@@ -190,7 +184,7 @@ class TestMinParamPerturbation:
         assert forged >= 3
 
     def test_binary_search(self, model, images, labels):
-        attack = GhorbaniTopK(model, eps=0.02, alpha=0.002, steps=12, k=50)
+        attack = attacks.GhorbaniTopK(model, eps=0.02, alpha=0.002, steps=12, k=50)
         image, label = images[:1], labels[:1]
         forward = relevance_of(model, label)
         search = MinParamPerturbation(
@@ -223,7 +217,7 @@ class TestAttackComparator:
                 additional_attack_arg_names=["labels"],
             )  # fmt: skip
         comparator.add_attack(
-            GhorbaniTopK(model, steps=4, k=50, restarts=2), "restarted", num_attempts=2,
+            attacks.GhorbaniTopK(model, steps=4, k=50, restarts=2), "restarted", num_attempts=2,
             attack_kwargs={"eps": RADIUS}, additional_attack_arg_names=["labels"],
         )  # fmt: skip
         found = comparator.evaluate(images, labels=labels)

@@ -25,6 +25,7 @@ from captum_robust.attr import (
     Patterns,
     RelevancePropagation,
 )
+from tests.helpers import rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 
@@ -241,10 +242,6 @@ class Normalise(torch.nn.Module):
 
     def forward(self, x):
         return (x - self.mean) / self.std
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @EACH_ATTACK

@@ -9,13 +9,11 @@ from torch import nn
 
 from captum_robust.attacks import L2, Dombrowski, GhorbaniMassCenter, GhorbaniTopK, RandomSign
 from captum_robust.outputs import Binary, Categorical, MultiLabel, Regression
+from tests.attacks.networks import draw_weights
+from tests.helpers import rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 K = 5
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 class OneLogit(nn.Module):
@@ -109,7 +107,7 @@ class TestOutputs:
 class Sequence(nn.Module):
     """A score for each class from a series (N, C, T)."""
 
-    def __init__(self, draw_weights, channels=3, length=12):
+    def __init__(self, channels=3, length=12):
         super().__init__()
         self.conv, self.dense = nn.Conv1d(channels, 4, 3), nn.Linear(4 * (length - 2), 3)
         draw_weights(self.double(), seed=2)
@@ -128,12 +126,12 @@ class TimeFirst(nn.Module):
 
 
 class TestInputs:
-    def table(self, draw_weights):
+    def table(self):
         model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()
         return draw_weights(model, seed=1).eval(), 2 * torch.randn(8, 6, generator=rng(3)).double()
 
-    def test_a_table_of_any_range(self, draw_weights):
-        model, x = self.table(draw_weights)
+    def test_a_table_of_any_range(self):
+        model, x = self.table()
         with pytest.raises(ValueError, match=r"images must be in \[0, 1\].*input_range"):
             GhorbaniTopK(model, steps=3, k=2)(x)
         attack = GhorbaniTopK(model, eps=0.2, alpha=0.05, steps=8, k=2, input_range=None)
@@ -145,8 +143,8 @@ class TestInputs:
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
     @pytest.mark.parametrize("frozen", [[0], [2, 3, 5]])
-    def test_a_radius_for_each_feature(self, dtype, frozen, draw_weights):
-        model, x = self.table(draw_weights)
+    def test_a_radius_for_each_feature(self, dtype, frozen):
+        model, x = self.table()
         model, x = model.to(dtype), x.to(dtype)
         eps = torch.linspace(0.1, 0.6, 6).double()
         eps[frozen] = 0
@@ -159,8 +157,8 @@ class TestInputs:
             assert ((manipulated.double() - x.double()).abs() <= eps).all()
             assert (manipulated != x).any()
 
-    def test_bounds_for_each_feature(self, draw_weights):
-        model, x = self.table(draw_weights)
+    def test_bounds_for_each_feature(self):
+        model, x = self.table()
         low, high = x.amin(0) - 0.05, x.amax(0) + 0.02
         attack = GhorbaniTopK(model, eps=0.5, alpha=0.2, steps=8, k=2, input_range=(low, high))
         manipulated = attack(x)
@@ -171,8 +169,8 @@ class TestInputs:
             attack(x + 1)
 
     @pytest.mark.parametrize("channel_dim", [1, 2, -1])
-    def test_a_series_says_where_its_channels_are(self, channel_dim, draw_weights):
-        model, x = Sequence(draw_weights), torch.rand(4, 3, 12, generator=rng(1)).double()
+    def test_a_series_says_where_its_channels_are(self, channel_dim):
+        model, x = Sequence(), torch.rand(4, 3, 12, generator=rng(1)).double()
         if channel_dim != 1:
             model, x = TimeFirst(model), x.transpose(1, 2).contiguous()
         seen = []
@@ -192,7 +190,7 @@ class TestInputs:
         expected = gradient.sum(channel_dim)
         torch.testing.assert_close(seen[0], expected / expected.sum(1, keepdim=True))
 
-    def test_a_volume(self, draw_weights):
+    def test_a_volume(self):
         model = nn.Sequential(nn.Conv3d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 8, 3))
         draw_weights(model.double(), seed=0)
         x = torch.rand(2, 2, 4, 4, 4, generator=rng()).double()
@@ -270,14 +268,14 @@ class TestFurtherArguments:
 
 
 class TestModes:
-    def model(self, draw_weights):
+    def model(self):
         layers = nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)
         )
         return draw_weights(layers.double(), seed=0)
 
-    def test_training_mode_is_told(self, draw_weights, make_images):
-        model, images = self.model(draw_weights), make_images()
+    def test_training_mode_is_told(self, make_images):
+        model, images = self.model(), make_images()
         attack = GhorbaniTopK(model, eps=0.1, alpha=0.03, steps=3, k=K)
         with pytest.warns(UserWarning, match=r"training mode.*model\.eval\(\)"):
             told = attack(images)

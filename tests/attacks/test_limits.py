@@ -8,12 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from captum_robust.attacks import L2, GhorbaniTopK, LInf, RandomSign
 from captum_robust.attacks._limits import Limits, box_for, on_grid
+from tests.helpers import rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def bytes_of(x):

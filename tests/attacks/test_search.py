@@ -16,6 +16,7 @@ from captum_robust.attacks import (
     LinearDecay,
     _explained,
 )
+from tests.helpers import WithLogits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 
@@ -95,20 +96,8 @@ def test_the_label_is_kept_where_attacking_would_change_it(make_network, make_im
 
 
 def test_a_model_whose_output_has_logits(make_network, make_images):
-    class Output:
-        def __init__(self, logits):
-            self.logits = logits
-
-    class Wrapped(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, x):
-            return Output(self.model(x))
-
     model, images = make_network(), make_images()
-    wrapped = Wrapped(model)
+    wrapped = WithLogits(model)
     for method, kwargs in ((Saliency, {}), (IntegratedGradients, {"n_steps": 3})):
         plain, inside = (
             GhorbaniTopK(m, method(m), steps=3, k=K, explanation_kwargs=kwargs)(images)

@@ -16,14 +16,14 @@ from captum_robust.attacks import (
     GhorbaniTopK,
     RandomSign,
 )
+from tests.attacks.networks import MAP, REGION, draw_weights
+from tests.helpers import rng
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The attack failed for"),
     pytest.mark.filterwarnings("ignore:model is in training mode"),
 ]
 
-MAP = torch.rand(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-REGION = MAP > 0.7
 
 ATTACKS = {
     "RandomSign": (lambda m, **kw: RandomSign(m, eps=0.1, steps=3, **kw), ()),
@@ -50,7 +50,7 @@ EACH_ATTACK = pytest.mark.parametrize("name", ATTACKS)
 class Restless(nn.Module):
     """Has all that a call could change: mixed training flags, buffers, frozen parameters."""
 
-    def __init__(self, draw_weights):
+    def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(1, 4, 3, padding=1)
         self.frozen_norm = nn.BatchNorm2d(4)
@@ -87,8 +87,8 @@ class Restless(nn.Module):
 
 
 @pytest.fixture
-def model(draw_weights):
-    return Restless(draw_weights)
+def model():
+    return Restless()
 
 
 def state_of(model, attack, images):
@@ -177,7 +177,7 @@ def test_arguments_are_refused_before_anything_changes(model, make_images):
 
 
 @EACH_ATTACK
-def test_the_model_runs_in_evaluation_mode(name, model, make_images, rng):
+def test_the_model_runs_in_evaluation_mode(name, model, make_images):
     """Dropout is off and the result is that of a model in evaluation mode."""
     constructor, further = ATTACKS[name]
     images = make_images(2)
@@ -205,7 +205,7 @@ def test_set_model_training_mode_is_honoured_and_undone(model, make_images):
 
 @EACH_ATTACK
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_runs_where_gradients_are_off(name, mode, model, make_images, rng):
+def test_runs_where_gradients_are_off(name, mode, model, make_images):
     constructor, further = ATTACKS[name]
     images = make_images(2)
     labels = torch.tensor([1, 2])

@@ -20,6 +20,7 @@ from captum_robust.attacks import (
 from captum_robust.attr import BetaSmoothing
 from captum_robust.metrics import pearson_correlation, relevance_map, top_k_intersection
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
+from tests.helpers import rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 
@@ -70,10 +71,6 @@ class Zoo:
 
     def shift(self, images):
         return (center(self.relevance(images)) - center(self.clean)).norm(dim=1).mean().item()
-
-
-def rng(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def center(relevance):

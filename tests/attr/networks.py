@@ -8,10 +8,7 @@ from torch import nn
 from captum_robust.attr import (
     differentiable,
 )
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import rng
 
 
 def fill(model, seed=1):

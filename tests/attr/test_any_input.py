@@ -7,16 +7,7 @@ import torch
 from captum.attr import DeepLift, FeatureAblation, IntegratedGradients, Saliency
 from torch import nn
 
-from captum_robust.attr import (
-    BetaSmoothedGradient,
-    BetaSmoothing,
-    GuidedBackprop,
-    InfidelityOptimal,
-    KernelSmoothing,
-    NoisyBaseline,
-    RelevancePropagation,
-    differentiable,
-)
+from captum_robust import attr
 from captum_robust.perturbations import FeatureRemoval
 
 
@@ -39,18 +30,22 @@ def seed():
 
 
 EXPLAIN = {
-    "BetaSmoothedGradient": lambda f, x: BetaSmoothedGradient(f).attribute(x, target=1),
-    "BetaSmoothing(IG)": lambda f, x: BetaSmoothing(IntegratedGradients(f)).attribute(x, target=1),
-    "BetaSmoothing(FeatureAblation)": lambda f, x: BetaSmoothing(FeatureAblation(f)).attribute(
+    "BetaSmoothedGradient": lambda f, x: attr.BetaSmoothedGradient(f).attribute(x, target=1),
+    "BetaSmoothing(IG)": lambda f, x: attr.BetaSmoothing(IntegratedGradients(f)).attribute(
         x, target=1
     ),
-    "KernelSmoothing": lambda f, x: KernelSmoothing(Saliency(f)).attribute(
+    "BetaSmoothing(FeatureAblation)": lambda f, x: attr.BetaSmoothing(FeatureAblation(f)).attribute(
+        x, target=1
+    ),
+    "KernelSmoothing": lambda f, x: attr.KernelSmoothing(Saliency(f)).attribute(
         x, target=1, generator=seed()
     ),
-    "GuidedBackprop": lambda f, x: GuidedBackprop(f).attribute(x, target=1),
-    "differentiable": lambda f, x: differentiable(BetaSmoothedGradient(f))(x, target=1),
-    "NoisyBaseline": lambda f, x: NoisyBaseline(f).attribute(x, target=1, generator=seed()),
-    "InfidelityOptimal": lambda f, x: InfidelityOptimal(f, FeatureRemoval()).attribute(x, target=1),
+    "GuidedBackprop": lambda f, x: attr.GuidedBackprop(f).attribute(x, target=1),
+    "differentiable": lambda f, x: attr.differentiable(attr.BetaSmoothedGradient(f))(x, target=1),
+    "NoisyBaseline": lambda f, x: attr.NoisyBaseline(f).attribute(x, target=1, generator=seed()),
+    "InfidelityOptimal": lambda f, x: attr.InfidelityOptimal(f, FeatureRemoval()).attribute(
+        x, target=1
+    ),
 }
 
 
@@ -72,14 +67,14 @@ def tabular(categories, numbers):
 
 
 MIXED = {
-    "NoisyBaseline": NoisyBaseline,
-    "InfidelityOptimal": lambda f: InfidelityOptimal(f, FeatureRemoval()),
-    "GuidedBackprop": GuidedBackprop,
-    "RelevancePropagation": RelevancePropagation,
-    "BetaSmoothedGradient": BetaSmoothedGradient,
-    "BetaSmoothing(Saliency)": lambda f: BetaSmoothing(Saliency(f)),
-    "BetaSmoothing(IG)": lambda f: BetaSmoothing(IntegratedGradients(f)),
-    "KernelSmoothing": lambda f: KernelSmoothing(Saliency(f)),
+    "NoisyBaseline": attr.NoisyBaseline,
+    "InfidelityOptimal": lambda f: attr.InfidelityOptimal(f, FeatureRemoval()),
+    "GuidedBackprop": attr.GuidedBackprop,
+    "RelevancePropagation": attr.RelevancePropagation,
+    "BetaSmoothedGradient": attr.BetaSmoothedGradient,
+    "BetaSmoothing(Saliency)": lambda f: attr.BetaSmoothing(Saliency(f)),
+    "BetaSmoothing(IG)": lambda f: attr.BetaSmoothing(IntegratedGradients(f)),
+    "KernelSmoothing": lambda f: attr.KernelSmoothing(Saliency(f)),
 }
 
 
@@ -99,7 +94,7 @@ def test_categories_beside_numbers_are_named_and_the_advice_works(name):
 def test_categories_beside_numbers_with_a_graph():
     inputs = torch.randint(0, 5, (3, 2)), torch.rand(3, 4)
     with pytest.raises(ValueError, match="additional_forward_args"):
-        differentiable(Saliency(tabular))(inputs)
+        attr.differentiable(Saliency(tabular))(inputs)
 
 
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
@@ -112,8 +107,8 @@ def test_deep_lift_in_half_precision_is_finite_and_near(dtype):
     )
     x = torch.rand(4, 8)
     x[:, ::2] = 0  # as the baseline
-    want = BetaSmoothing(DeepLift(model)).attribute(x, target=1)
-    got = BetaSmoothing(DeepLift(model.to(dtype))).attribute(x.to(dtype), target=1)
+    want = attr.BetaSmoothing(DeepLift(model)).attribute(x, target=1)
+    got = attr.BetaSmoothing(DeepLift(model.to(dtype))).attribute(x.to(dtype), target=1)
     assert got.isfinite().all()
     assert (got.float() - want).norm() < (0.2 if dtype == torch.float16 else 0.6) * want.norm()
 
@@ -121,6 +116,6 @@ def test_deep_lift_in_half_precision_is_finite_and_near(dtype):
 def test_an_overflow_in_float16_is_an_error():
     steep = nn.Linear(4, 1).half()
     nn.init.constant_(steep.weight, 3e4)
-    explanation = KernelSmoothing(Saliency(lambda x: 8 * steep(x * 1e-4)[:, 0] * 1e4))
+    explanation = attr.KernelSmoothing(Saliency(lambda x: 8 * steep(x * 1e-4)[:, 0] * 1e4))
     with pytest.raises(ValueError, match="NaN or Inf in float16"):
         explanation.attribute(torch.rand(2, 4).half())

@@ -14,13 +14,7 @@ from captum.attr import (
 )
 from torch.autograd import gradcheck
 
-from captum_robust.attr import (
-    BetaSmoothedGradient,
-    BetaSmoothing,
-    KernelSmoothing,
-    differentiable,
-    softplus_activations,
-)
+from captum_robust import attr
 from tests.attr.networks import (
     RELU,
     SMALL,
@@ -37,16 +31,16 @@ from tests.attr.networks import (
 
 
 PARAMETER_CASES = {
-    "saliency": lambda f: partial(differentiable(Saliency(f)), target=1),
-    "input x gradient": lambda f: partial(differentiable(InputXGradient(f)), target=1),
+    "saliency": lambda f: partial(attr.differentiable(Saliency(f)), target=1),
+    "input x gradient": lambda f: partial(attr.differentiable(InputXGradient(f)), target=1),
     "ig in batches": lambda f: partial(
-        differentiable(IntegratedGradients(f)), target=1, n_steps=4, internal_batch_size=3
+        attr.differentiable(IntegratedGradients(f)), target=1, n_steps=4, internal_batch_size=3
     ),
     "beta(ig)": lambda f: partial(
-        differentiable(BetaSmoothing(IntegratedGradients(f), 2.0)), target=1, n_steps=4
+        attr.differentiable(attr.BetaSmoothing(IntegratedGradients(f), 2.0)), target=1, n_steps=4
     ),
     "kernel(beta gradient)": lambda f: seeded(
-        KernelSmoothing(BetaSmoothedGradient(f, 2.0)), target=1, **SMALL
+        attr.KernelSmoothing(attr.BetaSmoothedGradient(f, 2.0)), target=1, **SMALL
     ),
 }
 
@@ -72,7 +66,7 @@ def test_gradients_with_respect_to_the_parameters_of_the_model(name):
 def test_a_loss_on_the_explanation_trains_the_model():
     """loss.backward() fills .grad, and a small step along it lowers the loss."""
     model, x = relu_network(), points()
-    explain = differentiable(BetaSmoothedGradient(model, 3.0))
+    explain = attr.differentiable(attr.BetaSmoothedGradient(model, 3.0))
 
     def loss():
         return (explain(x, target=1) ** 2).sum()
@@ -91,7 +85,7 @@ def test_a_loss_on_the_explanation_trains_the_model():
 
 def test_the_graph_reaches_baselines_and_further_arguments():
     base, factor = leaf(seed=9), leaf(seed=8)
-    explain = differentiable(IntegratedGradients(lambda x, w: SMOOTH(x * w)))
+    explain = attr.differentiable(IntegratedGradients(lambda x, w: SMOOTH(x * w)))
 
     def explained(base, factor):
         return explain(
@@ -108,7 +102,7 @@ def test_the_graph_reaches_baselines_and_further_arguments():
 
 def test_inputs_with_a_history():
     x = leaf()
-    explain = differentiable(Saliency(SMOOTH))
+    explain = attr.differentiable(Saliency(SMOOTH))
     assert gradcheck(lambda x: explain(torch.sin(2 * x), target=0), x)
 
 
@@ -118,7 +112,7 @@ def test_inputs_with_a_history():
 def test_it_has_a_graph_under_no_grad_and_leaves_the_grad_mode_alone():
     x = points()
     with torch.no_grad():
-        result = differentiable(BetaSmoothedGradient(RELU))(x, target=0)
+        result = attr.differentiable(attr.BetaSmoothedGradient(RELU))(x, target=0)
         assert not torch.is_grad_enabled()
     assert result.requires_grad
     assert not x.requires_grad
@@ -133,18 +127,18 @@ def test_inputs_that_need_no_gradient_are_left_so_also_after_an_exception():
     for attribution in (
         Saliency(fails),
         IntegratedGradients(fails),
-        BetaSmoothedGradient(fails),
-        KernelSmoothing(InputXGradient(fails)),
+        attr.BetaSmoothedGradient(fails),
+        attr.KernelSmoothing(InputXGradient(fails)),
     ):
         with pytest.raises(KeyError, match="inside"):
-            differentiable(attribution)(x)
+            attr.differentiable(attribution)(x)
         assert not x.requires_grad
 
 
 def test_the_attribution_is_not_changed():
     method = Saliency(SMOOTH)
     held = dict(vars(method))
-    differentiable(method)(points(), target=0)
+    attr.differentiable(method)(points(), target=0)
     assert dict(vars(method)) == held
     with pytest.warns(UserWarning, match="required_grads has been set"):
         assert not method.attribute(points(), target=0).requires_grad
@@ -152,29 +146,29 @@ def test_the_attribution_is_not_changed():
 
 def test_gradients_of_parameters_are_not_filled_by_explaining():
     model = smooth_network()
-    differentiable(IntegratedGradients(model))(leaf(), target=0)
+    attr.differentiable(IntegratedGradients(model))(leaf(), target=0)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_block_of_softplus_around_it():
     """What an attack does: the surrogate of an explanation that is not smoothed itself."""
-    explain = differentiable(InputXGradient(RELU))
+    explain = attr.differentiable(InputXGradient(RELU))
 
     def surrogate(x):
-        with softplus_activations(2.0):
+        with attr.softplus_activations(2.0):
             return explain(x, target=1)
 
-    want = differentiable(BetaSmoothing(InputXGradient(RELU), 2.0))
+    want = attr.differentiable(attr.BetaSmoothing(InputXGradient(RELU), 2.0))
     torch.testing.assert_close(surrogate(leaf()), want(leaf(), target=1))
     assert gradcheck(surrogate, leaf())
 
 
 def test_arguments_by_position_are_those_of_attribute():
     x = leaf()
-    got = differentiable(Saliency(SMOOTH))(x, 1, False)
-    assert torch.equal(got, differentiable(Saliency(SMOOTH))(x, target=1, abs=False))
-    got = differentiable(IntegratedGradients(SMOOTH))(x, 0.5, 1, None, 6)
-    want = differentiable(IntegratedGradients(SMOOTH))(x, baselines=0.5, target=1, n_steps=6)
+    got = attr.differentiable(Saliency(SMOOTH))(x, 1, False)
+    assert torch.equal(got, attr.differentiable(Saliency(SMOOTH))(x, target=1, abs=False))
+    got = attr.differentiable(IntegratedGradients(SMOOTH))(x, 0.5, 1, None, 6)
+    want = attr.differentiable(IntegratedGradients(SMOOTH))(x, baselines=0.5, target=1, n_steps=6)
     assert torch.equal(got, want)
 
 
@@ -187,16 +181,16 @@ def test_models_with_logits():
         Saliency,
         InputXGradient,
         IntegratedGradients,
-        BetaSmoothedGradient,
-        lambda f: KernelSmoothing(Saliency(f)),
+        attr.BetaSmoothedGradient,
+        lambda f: attr.KernelSmoothing(Saliency(f)),
     ):
         x = leaf()
         arguments = {"target": 1}
-        if method(RELU).__class__ is KernelSmoothing:
+        if method(RELU).__class__ is attr.KernelSmoothing:
             arguments["generator"] = rng()
-        got = differentiable(method(lambda x: Output(RELU(x))))(x, **arguments)
+        got = attr.differentiable(method(lambda x: Output(RELU(x))))(x, **arguments)
         if "generator" in arguments:
             arguments["generator"] = rng()
-        assert torch.equal(got, differentiable(method(RELU))(x, **arguments))
+        assert torch.equal(got, attr.differentiable(method(RELU))(x, **arguments))
     with pytest.raises(TypeError, match="logits"):
-        differentiable(Saliency(lambda x: [RELU(x)]))(leaf(), target=0)
+        attr.differentiable(Saliency(lambda x: [RELU(x)]))(leaf(), target=0)

@@ -17,10 +17,8 @@ from captum_robust.attr import (
     differentiable,
     softplus_activations,
 )
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.attr._backward.networks import Hidden
+from tests.helpers import rng
 
 
 def points(n=3, seed=2):
@@ -167,16 +165,6 @@ def test_without_rectifiers_it_is_the_gradient_and_says_so():
         got = GuidedBackprop(network).attribute(x, target=1)
     want = captum.attr.Saliency(network).attribute(x.clone().requires_grad_(), 1, abs=False)
     torch.testing.assert_close(got, want)
-
-
-class Hidden(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
 
 
 def test_code_that_cannot_be_seen_is_refused():

@@ -5,28 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from captum_robust import perturbations
 from captum_robust.attr import InfidelityOptimal, Square
-from captum_robust.perturbations import (
-    BaselineShift,
-    CoordinateStep,
-    FeatureRemoval,
-    GaussianBaseline,
-    SeveralBaselines,
-    ShapleyRemoval,
-    SquareRemoval,
-)
 from tests.helpers import Counting, Smooth, close, normal, rng
+from tests.perturbations.cases import ON_IMAGES
 
-EVERY = {
-    "BaselineShift": BaselineShift(),
-    "CoordinateStep": CoordinateStep(1e-3),
-    "FeatureRemoval": FeatureRemoval(),
-    "GaussianBaseline": GaussianBaseline(0.3),
-    "SeveralBaselines": SeveralBaselines(normal(1, 2, 3, 3)),
-    "ShapleyRemoval": ShapleyRemoval(),
-    "SquareRemoval": SquareRemoval([1, 2]),
-}
-ALL = pytest.mark.parametrize("name", EVERY)
+ALL = pytest.mark.parametrize("name", ON_IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +26,7 @@ def test_how_often_the_model_is_run(name, n_rows, at_once):
     model, x = Counting(Smooth(18)), normal(3, 2, 3, 3)
     if at_once == 1 and n_rows > 2000:
         pytest.skip("slow")
-    InfidelityOptimal(model, EVERY[name]).attribute(x, target=1, perturbations_per_eval=at_once)
+    InfidelityOptimal(model, ON_IMAGES[name]).attribute(x, target=1, perturbations_per_eval=at_once)
     assert sum(model.rows) == 3 * (n_rows + 1)
     if at_once:
         assert max(model.rows) == 3 * min(n_rows, at_once)
@@ -65,10 +49,12 @@ def test_the_model_is_run_once_at_the_inputs_of_several_images():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_chunks_do_not_matter(name, dtype):
     model, x = Smooth(18).to(dtype), normal(3, 2, 3, 3).to(dtype)
-    explain = InfidelityOptimal(model, EVERY[name])
+    explain = InfidelityOptimal(model, ON_IMAGES[name])
     n_samples = 30
     if name == "SeveralBaselines":
-        explain = InfidelityOptimal(model, SeveralBaselines(normal(5, 2, 3, 3).to(dtype)))
+        explain = InfidelityOptimal(
+            model, perturbations.SeveralBaselines(normal(5, 2, 3, 3).to(dtype))
+        )
     if name == "SquareRemoval":
         n_samples = 9
     runs = [
@@ -86,7 +72,7 @@ def test_chunks_do_not_matter(name, dtype):
 @ALL
 def test_random_numbers(name):
     model, x = Smooth(18), normal(2, 2, 3, 3)
-    explain = InfidelityOptimal(model, EVERY[name])
+    explain = InfidelityOptimal(model, ON_IMAGES[name])
     before = torch.get_rng_state()
     free = [explain.attribute(x, target=1, n_samples=7) for _ in range(2)]
     bound = [explain.attribute(x, target=1, n_samples=7, generator=rng(s)) for s in (1, 1, 2)]
@@ -101,15 +87,15 @@ def test_random_numbers(name):
 def test_examples_of_one_number_and_scalars_beside_images(name):
     if name == "SquareRemoval":
         pytest.skip("needs images")
-    perturbation = EVERY[name]
+    perturbation = ON_IMAGES[name]
     if name == "SeveralBaselines":
-        perturbation = SeveralBaselines((normal(3), normal(3, 2, seed=4)))
+        perturbation = perturbations.SeveralBaselines((normal(3), normal(3, 2, seed=4)))
     model, x, y = Smooth(3), normal(4), normal(4, 2, seed=2)
     explain = InfidelityOptimal(model, perturbation)
     got = explain.attribute((x, y), target=1, generator=rng())
     assert [g.shape for g in got] == [(4,), (4, 2)]
     if name == "SeveralBaselines":
-        perturbation = SeveralBaselines((normal(3).view(3, 1), normal(3, 2, seed=4)))
+        perturbation = perturbations.SeveralBaselines((normal(3).view(3, 1), normal(3, 2, seed=4)))
     same = InfidelityOptimal(model, perturbation).attribute(
         (x.unsqueeze(1), y), target=1, generator=rng()
     )

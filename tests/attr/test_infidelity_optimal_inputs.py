@@ -7,16 +7,9 @@ import torch
 from captum.attr import FeatureAblation
 from torch import nn
 
+from captum_robust import perturbations
 from captum_robust.attr import InfidelityOptimal, NoisyBaseline, Square
-from captum_robust.perturbations import (
-    BaselineShift,
-    CoordinateStep,
-    FeatureRemoval,
-    GaussianBaseline,
-    SeveralBaselines,
-    ShapleyRemoval,
-    SquareRemoval,
-)
+from captum_robust.perturbations import FeatureRemoval, ShapleyRemoval
 from tests.helpers import Smooth, close, close_to_captum, normal, rng
 
 SHAPES = {
@@ -27,13 +20,13 @@ SHAPES = {
     "an embedding": (3, 2),
 }
 DISTRIBUTIONS = {
-    "BaselineShift": lambda shape: BaselineShift(),
-    "CoordinateStep": lambda shape: CoordinateStep(1e-3),
-    "FeatureRemoval": lambda shape: FeatureRemoval(),
-    "GaussianBaseline": lambda shape: GaussianBaseline(0.3),
-    "SeveralBaselines": lambda shape: SeveralBaselines(normal(3, *shape, seed=6)),
-    "ShapleyRemoval": lambda shape: ShapleyRemoval(),
-    "SquareRemoval": lambda shape: SquareRemoval([1, 2], channel_dim=1),
+    "BaselineShift": lambda shape: perturbations.BaselineShift(),
+    "CoordinateStep": lambda shape: perturbations.CoordinateStep(1e-3),
+    "FeatureRemoval": lambda shape: perturbations.FeatureRemoval(),
+    "GaussianBaseline": lambda shape: perturbations.GaussianBaseline(0.3),
+    "SeveralBaselines": lambda shape: perturbations.SeveralBaselines(normal(3, *shape, seed=6)),
+    "ShapleyRemoval": lambda shape: perturbations.ShapleyRemoval(),
+    "SquareRemoval": lambda shape: perturbations.SquareRemoval([1, 2], channel_dim=1),
 }
 
 

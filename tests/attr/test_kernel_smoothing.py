@@ -20,21 +20,13 @@ from captum.attr import (
 from scipy import stats
 from torch import nn
 
-from captum_robust.attr import (
-    BetaSmoothedGradient,
-    BetaSmoothing,
-    KernelSmoothing,
-    differentiable,
-)
+from captum_robust import attr
 from captum_robust.attr.kernel_smoothing import gaussian, logistic, uniform
+from tests.helpers import rng
 
 KERNELS = {"gaussian": gaussian, "uniform": uniform, "logistic": logistic}
 # Standard deviations of the kernels of unit radius.
 DEVIATION = {"gaussian": 1.0, "uniform": 1 / math.sqrt(3), "logistic": math.pi / math.sqrt(3)}
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def network(dtype=torch.float64):
@@ -99,7 +91,7 @@ def test_logistic_noise_is_finite_and_symmetric_at_both_ends_of_the_uniform_draw
 def test_it_is_the_mean_over_noisy_copies(name, method, arguments):
     model, x, n, radius = network(), points(), 7, 0.3
     arguments = {"target": 1, **arguments}
-    got = KernelSmoothing(method(model)).attribute(
+    got = attr.KernelSmoothing(method(model)).attribute(
         x, name, radius, n_samples=n, generator=rng(5), **arguments
     )
     generator = rng(5)
@@ -120,9 +112,9 @@ def test_smoothgrad_is_the_absolute_value_of_the_mean_gradient(graph):
         total = total + torch.autograd.grad(model(noisy)[:, 1].sum(), noisy)[0]
     assert (total < 0).any()
     arguments = {"n_samples": n, "radius": stdev, "target": 1}
-    for wrap in (Saliency, lambda f: BetaSmoothing(Saliency(f), 1e9)):
-        smooth = KernelSmoothing(wrap(model))
-        explain = differentiable(smooth) if graph else smooth.attribute
+    for wrap in (Saliency, lambda f: attr.BetaSmoothing(Saliency(f), 1e9)):
+        smooth = attr.KernelSmoothing(wrap(model))
+        explain = attr.differentiable(smooth) if graph else smooth.attribute
         got = explain(x, generator=rng(5), **arguments).detach()
         torch.testing.assert_close(got, (total / n).abs(), rtol=1e-6, atol=1e-9)
         signed = explain(x, generator=rng(5), abs=False, **arguments).detach()
@@ -130,7 +122,7 @@ def test_smoothgrad_is_the_absolute_value_of_the_mean_gradient(graph):
 
 
 def test_only_the_outermost_mean_is_made_absolute():
-    smooth, x = KernelSmoothing(KernelSmoothing(Saliency(network()))), points()
+    smooth, x = attr.KernelSmoothing(attr.KernelSmoothing(Saliency(network()))), points()
     arguments = {"target": 1, "n_samples": 3, "radius": 0.7}
     signed = smooth.attribute(x, abs=False, generator=rng(), **arguments)
     assert torch.equal(smooth.attribute(x, generator=rng(), **arguments), signed.abs())
@@ -138,7 +130,7 @@ def test_only_the_outermost_mean_is_made_absolute():
 
 
 @pytest.mark.parametrize("graph", [False, True])
-@pytest.mark.parametrize("wrap", [lambda m: m, BetaSmoothing], ids=["plain", "beta"])
+@pytest.mark.parametrize("wrap", [lambda m: m, attr.BetaSmoothing], ids=["plain", "beta"])
 @pytest.mark.parametrize(("size", "most"), [(8, 6), (6, 6), (1, 3), (1000, 60)])
 def test_the_rows_of_integrated_gradients_are_bounded(graph, wrap, size, most):
     model, x, rows = network(), points(), []
@@ -147,8 +139,8 @@ def test_the_rows_of_integrated_gradients_are_bounded(graph, wrap, size, most):
         rows.append(len(z))
         return model(z)
 
-    smooth = KernelSmoothing(wrap(IntegratedGradients(forward)))
-    explain = differentiable(smooth) if graph else smooth.attribute
+    smooth = attr.KernelSmoothing(wrap(IntegratedGradients(forward)))
+    explain = attr.differentiable(smooth) if graph else smooth.attribute
     arguments = {"target": 1, "n_samples": 4, "n_steps": 5}
     got = explain(x, internal_batch_size=size, generator=rng(), **arguments)
     assert max(rows) == most
@@ -159,7 +151,7 @@ def test_the_rows_of_integrated_gradients_are_bounded(graph, wrap, size, most):
 @pytest.mark.parametrize("internal_batch_size", [None, 1, 2, 3, 4, 7, 21, 1000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_result_does_not_depend_on_the_batches(internal_batch_size, dtype):
-    smooth = KernelSmoothing(Saliency(network(dtype)))
+    smooth = attr.KernelSmoothing(Saliency(network(dtype)))
     arguments = {"n_samples": 7, "radius": 0.5, "target": torch.tensor([0, 2, 1]), "abs": False}
     x = points(dtype=dtype)
     whole = smooth.attribute(x, generator=rng(), **arguments)
@@ -171,12 +163,12 @@ def test_the_result_does_not_depend_on_the_batches(internal_batch_size, dtype):
 def test_nor_does_that_of_a_nested_smoothing(internal_batch_size):
     model = network()
     for inner in (
-        KernelSmoothing(Saliency(model)),
-        BetaSmoothing(KernelSmoothing(Saliency(model))),
+        attr.KernelSmoothing(Saliency(model)),
+        attr.BetaSmoothing(attr.KernelSmoothing(Saliency(model))),
     ):
         arguments = {"n_samples": 3, "radius": 0.5, "target": 1}
         results = [
-            KernelSmoothing(inner).attribute(
+            attr.KernelSmoothing(inner).attribute(
                 points(2), generator=rng(4), internal_batch_size=size, **arguments
             )
             for size in (None, internal_batch_size)
@@ -191,7 +183,7 @@ def test_batch_sizes_reach_the_model():
         seen.append(len(x))
         return x.sum(1)
 
-    smooth = KernelSmoothing(Saliency(forward))
+    smooth = attr.KernelSmoothing(Saliency(forward))
     for size, want in ((None, [21]), (9, [9, 9, 3]), (8, [6, 6, 6, 3]), (1, [3] * 7)):
         seen.clear()
         smooth.attribute(points(), n_samples=7, internal_batch_size=size)
@@ -203,7 +195,7 @@ def test_each_input_has_its_own_radius_and_noise():
         return (x**2).sum(1) + (y**2).flatten(1).sum(1)
 
     x, y = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 3, 5, dtype=torch.float64)
-    got = KernelSmoothing(Saliency(forward)).attribute(
+    got = attr.KernelSmoothing(Saliency(forward)).attribute(
         (x, y), radius=(1e-3, 1e3), n_samples=4, generator=rng(), abs=False
     )
     generator = rng()
@@ -228,14 +220,14 @@ def test_arguments_of_an_example_go_with_all_its_copies(n_samples):
             "baselines": points().flip(0),
         }
 
-    smooth = KernelSmoothing(IntegratedGradients(forward))
+    smooth = attr.KernelSmoothing(IntegratedGradients(forward))
     got = smooth.attribute(points(), radius=1e-9, n_samples=n_samples, **arguments())
     want = IntegratedGradients(forward).attribute(points(), **arguments())
     torch.testing.assert_close(got, want.detach(), rtol=1e-5, atol=1e-6)
 
     mask = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 1]])
     ablate = FeatureAblation(forward)
-    smooth = KernelSmoothing(ablate)
+    smooth = attr.KernelSmoothing(ablate)
     got = smooth.attribute(
         points(), radius=1e-9, n_samples=n_samples, feature_mask=mask, **arguments()
     )
@@ -247,7 +239,7 @@ def test_arguments_of_the_caller_are_not_changed():
     arguments = {"target": [1, 0, 2], "additional_forward_args": (torch.ones(3, 1),)}
     kept = {"target": [1, 0, 2], "additional_forward_args": (torch.ones(3, 1),)}
     model = network()
-    KernelSmoothing(Saliency(lambda x, y: model(x) * y)).attribute(
+    attr.KernelSmoothing(Saliency(lambda x, y: model(x) * y)).attribute(
         points(), n_samples=3, internal_batch_size=1, **arguments
     )
     assert arguments["target"] == kept["target"]
@@ -261,13 +253,13 @@ def test_a_layer_method_has_the_shape_of_its_layer():
     x = torch.rand(2, 3, 4, 4, generator=rng(), dtype=torch.float64)
     explain = LayerGradCam(model, model[0])
     want = explain.attribute(x, target=0).detach()
-    got = KernelSmoothing(explain).attribute(x, radius=1e-9, n_samples=3, target=0)
+    got = attr.KernelSmoothing(explain).attribute(x, radius=1e-9, n_samples=3, target=0)
     assert got.shape == want.shape == (2, 1, 4, 4)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
 
 
 def test_without_a_generator_it_is_unpredictable_and_leaves_the_global_state_alone():
-    smooth = KernelSmoothing(InputXGradient(network()))
+    smooth = attr.KernelSmoothing(InputXGradient(network()))
     before = torch.get_rng_state()
     one, other = (smooth.attribute(points(), n_samples=2, target=0) for _ in range(2))
     assert not torch.equal(one, other)
@@ -281,7 +273,7 @@ def test_a_kernel_of_ones_own():
 
     alternating.calls = 0
     x = points()
-    got = KernelSmoothing(Saliency(lambda x: (x**3).sum(1))).attribute(
+    got = attr.KernelSmoothing(Saliency(lambda x: (x**3).sum(1))).attribute(
         x, alternating, radius=0.5, n_samples=2
     )
     torch.testing.assert_close(got, (3 * (x + 0.5) ** 2 + 3 * (x - 0.5) ** 2) / 2)
@@ -305,7 +297,7 @@ def test_mean_gradient_of_one_rectified_layer_under_logistic_noise_by_quadrature
         noise = torch.from_numpy(stats.logistic(scale=1 / beta).ppf(midpoints))[:, None]
         noisy = (x - noise * along).requires_grad_()
         (slopes,) = torch.autograd.grad(F.relu(noisy @ w.T).sum(), noisy)
-        layer = BetaSmoothedGradient(lambda y: F.relu(y @ w.T), beta / norm)
+        layer = attr.BetaSmoothedGradient(lambda y: F.relu(y @ w.T), beta / norm)
         torch.testing.assert_close(layer.attribute(x)[0], slopes.mean(0), rtol=1e-4, atol=1e-5)
 
 
@@ -317,14 +309,14 @@ def test_kernel_smoothing_with_the_logistic_kernel_meets_beta_smoothing():
     def layer(x):
         return F.relu(w * x)
 
-    sampled = KernelSmoothing(Saliency(layer)).attribute(
+    sampled = attr.KernelSmoothing(Saliency(layer)).attribute(
         x, "logistic", radius=1 / beta, n_samples=n, generator=rng(11), abs=False
     )
-    exact = BetaSmoothedGradient(layer, beta / w).attribute(x)
+    exact = attr.BetaSmoothedGradient(layer, beta / w).attribute(x)
     error = (exact * (w - exact) / n).sqrt()  # of a mean of zeros and twos
     assert ((sampled - exact).abs() < 4 * error).all()
     assert error.max() < 0.01  # sharp enough to tell b from b / 2 or 2 b
-    other = BetaSmoothedGradient(layer, beta).attribute(x)
+    other = attr.BetaSmoothedGradient(layer, beta).attribute(x)
     assert ((sampled - other).abs() > 10 * error).any()
 
 
@@ -337,13 +329,13 @@ def test_it_agrees_with_noise_tunnel(method):
     explain = method(model)
     arguments = {"target": 1, "abs": False} if method is Saliency else {"target": 1}
     torch.manual_seed(0)
-    ours = KernelSmoothing(explain).attribute(
+    ours = attr.KernelSmoothing(explain).attribute(
         x, radius=stdev, n_samples=n, generator=rng(1), **arguments
     )
     theirs = NoiseTunnel(explain).attribute(x, nt_samples=n, stdevs=stdev, **arguments).detach()
     single = torch.stack(
         [
-            KernelSmoothing(explain).attribute(
+            attr.KernelSmoothing(explain).attribute(
                 x, radius=stdev, n_samples=1, generator=rng(100 + i), **arguments
             )
             for i in range(300)
@@ -356,10 +348,10 @@ def test_it_agrees_with_noise_tunnel(method):
 def test_it_works_inside_noise_tunnel_and_around_it():
     model, x = network(), points()
     want = Saliency(model).attribute(x.clone().requires_grad_(), target=1)
-    inside = NoiseTunnel(KernelSmoothing(Saliency(model))).attribute(
+    inside = NoiseTunnel(attr.KernelSmoothing(Saliency(model))).attribute(
         x, nt_samples=3, stdevs=1e-9, n_samples=2, radius=1e-9, target=1
     )
-    around = KernelSmoothing(NoiseTunnel(Saliency(model))).attribute(
+    around = attr.KernelSmoothing(NoiseTunnel(Saliency(model))).attribute(
         x, nt_samples=3, stdevs=1e-9, n_samples=2, radius=1e-9, target=1
     )
     torch.testing.assert_close(inside, want, rtol=1e-5, atol=1e-7)
@@ -386,11 +378,11 @@ def test_it_works_inside_noise_tunnel_and_around_it():
     ],
 )
 def test_bad_values_are_named(arguments, message):
-    smooth = KernelSmoothing(Saliency(network()))
+    smooth = attr.KernelSmoothing(Saliency(network()))
     with pytest.raises(ValueError, match=message):
         smooth.attribute(points(), target=0, **arguments)
     with pytest.raises(ValueError, match=message):
-        differentiable(smooth)(points(), target=0, **arguments)
+        attr.differentiable(smooth)(points(), target=0, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -398,11 +390,11 @@ def test_bad_values_are_named(arguments, message):
 )
 def test_bad_kinds_are_named(arguments):
     with pytest.raises(TypeError, match=next(iter(arguments))):
-        KernelSmoothing(Saliency(network())).attribute(points(), target=0, **arguments)
+        attr.KernelSmoothing(Saliency(network())).attribute(points(), target=0, **arguments)
 
 
 def test_integers_take_no_noise():
-    smooth = KernelSmoothing(Occlusion(lambda x: x.sum(1)))
+    smooth = attr.KernelSmoothing(Occlusion(lambda x: x.sum(1)))
     for dtype in (torch.long, torch.bool):
         with pytest.raises(ValueError, match="inputs must be floating-point"):
             smooth.attribute(torch.ones(2, 3).to(dtype), sliding_window_shapes=(1,))

@@ -18,22 +18,8 @@ from captum_robust.attr import (
     differentiable,
     learn_patterns,
 )
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def fill(model, seed=1):
-    generator = rng(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            for parameter in module.parameters(recurse=False):
-                parameter.normal_(0, 0.5, generator=generator)
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.running_mean.normal_(0, 0.3, generator=generator)
-                module.running_var.uniform_(0.5, 2.0, generator=generator)
-    return model.double().eval()
+from tests.attr._backward.networks import fill
+from tests.helpers import rng
 
 
 def dense(activation=nn.ReLU):

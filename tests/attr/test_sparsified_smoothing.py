@@ -20,10 +20,7 @@ from torch import nn
 
 from captum_robust.attr import KernelSmoothing, SparsifiedSmoothing
 from captum_robust.attr.sparsified_smoothing import mark_largest
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import rng
 
 
 def network(n_inputs=6):

@@ -7,10 +7,7 @@ import torch
 from torch import nn
 
 from captum_robust.certificates.intervals import gradient_bounds
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import rng
 
 
 def drawn(model, scale=0.5):

@@ -6,12 +6,9 @@ import torch
 from torch import nn
 
 from captum_robust.metrics import relevance_map
+from tests.helpers import rng
 
 RADIUS = 0.3
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 class Network(nn.Module):

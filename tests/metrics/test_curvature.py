@@ -11,10 +11,7 @@ from torch import nn
 from captum_robust.attr import softplus_activations
 from captum_robust.metrics import curvature_bound, principal_curvature
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import rng
 
 
 def points(n=5, d=6, seed=1):

@@ -18,15 +18,12 @@ from captum_robust.perturbations import (
     ShapleyRemoval,
     SquareRemoval,
 )
+from tests.helpers import rng
 
 PERTURBATIONS = [
     BaselineShift(), CoordinateStep(0.5), FeatureRemoval(), GaussianBaseline(0.3),
     ShapleyRemoval(), SquareRemoval([1, 2]),
 ]  # fmt: skip
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def model(x):

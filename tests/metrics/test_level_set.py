@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from captum_robust._utils.explained_output import ExplainedOutput
 from captum_robust.metrics._level_set import LevelSet, project_on_tangent_space
 from tests.metrics.helpers import rng
 
@@ -22,7 +23,7 @@ def rows_of(n=3, d=4):
 def test_the_weingarten_map(is_tuple):
     x = rows_of()
     inputs = (x[:, :2], x[:, 2:].unsqueeze(2)) if is_tuple else (x,)
-    surface = LevelSet(function, inputs, None, None, beta=None)
+    surface = LevelSet(ExplainedOutput(function, inputs, None, None), beta=None)
     rows = surface.rows(inputs)
     assert torch.equal(rows, x)
     product, normals = surface.weingarten(rows)
@@ -40,7 +41,7 @@ def test_the_weingarten_map(is_tuple):
 
 def test_rows_come_back_to_the_surface():
     x = rows_of()
-    surface = LevelSet(function, (x,), None, None, beta=None)
+    surface = LevelSet(ExplainedOutput(function, (x,), None, None), beta=None)
     level, _ = surface.value_and_gradient(x)
     moved, distance = surface.project(x + 0.05, level)
     torch.testing.assert_close(function(moved), level)
@@ -57,6 +58,6 @@ def test_a_projection_is_perpendicular_and_done_once():
 
 def test_a_flat_output_has_no_surface():
     x = torch.ones(2, 3)
-    surface = LevelSet(lambda x: 0 * x.sum(1), (x,), None, None, beta=None)
+    surface = LevelSet(ExplainedOutput(lambda x: 0 * x.sum(1), (x,), None, None), beta=None)
     with pytest.raises(ValueError, match="no surface of equal output"):
         surface.weingarten(x)

@@ -247,6 +247,7 @@ BAD_ARGUMENTS = {
     "generator": ({"generator": 3}, TypeError, "generator"),
     "delta": ({"return_convergence_delta": True}, ValueError, "return_convergence_delta"),
 }
+# Of metrics that look at points of a ball.
 BAD_FOR_POINTS = {
     "radius 0": ({"perturb_radius": 0}, ValueError, "perturb_radius"),
     "perturb_func": ({"perturb_func": 3}, TypeError, "perturb_func"),
@@ -265,18 +266,16 @@ def test_bad_inputs(name, case):
         METRICS[name](Saliency(Network(torch.float32)), inputs, target=1)
 
 
-@EVERY
-@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        (name, case)
+        for name in METRICS
+        for case in (BAD_ARGUMENTS if name == "gradient" else BAD_ARGUMENTS | BAD_FOR_POINTS)
+    ],
+)
 def test_bad_arguments(name, case):
-    arguments, error, message = BAD_ARGUMENTS[case]
-    with pytest.raises(error, match=message):
-        METRICS[name](Saliency(Network()), points(), target=1, **arguments)
-
-
-@WITH_POINTS
-@pytest.mark.parametrize("case", BAD_FOR_POINTS)
-def test_bad_points(name, case):
-    arguments, error, message = BAD_FOR_POINTS[case]
+    arguments, error, message = (BAD_ARGUMENTS | BAD_FOR_POINTS)[case]
     with pytest.raises(error, match=message):
         METRICS[name](Saliency(Network()), points(), target=1, **arguments)
 

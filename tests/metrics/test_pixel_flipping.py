@@ -13,10 +13,7 @@ from captum_robust.attr import BetaSmoothing, KernelSmoothing
 from captum_robust.metrics import pixel_flipping
 from captum_robust.outputs import Binary, MultiLabel, Regression
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import rng
 
 
 def images(n=3, channels=2, size=4):

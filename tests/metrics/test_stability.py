@@ -13,10 +13,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from captum_robust.metrics import explanation_stability
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import rng
 
 
 def literal(clean, moved):

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from captum_robust.perturbations import (
-    BaselineShift,
-    CoordinateStep,
-    FeatureRemoval,
-    GaussianBaseline,
-    Perturbation,
-    SeveralBaselines,
-    ShapleyRemoval,
-    SquareRemoval,
-)
+from captum_robust import perturbations
 from tests.helpers import normal
 
 
-class Darker(Perturbation):
+class Darker(perturbations.Perturbation):
     def shifts(self, points, n_samples, generator):
         share = torch.rand(len(points), n_samples, generator=generator)
         return tuple(
@@ -40,13 +31,27 @@ def near(n=2):
 
 MASK = (torch.arange(24).view(1, 2, 3, 4) // 5, torch.tensor([[[1, 1, 40], [40, -7, 0]]]))
 CASES = {
-    "BaselineShift": (BaselineShift(), {}),
-    "CoordinateStep": (CoordinateStep(0.3), {}),
-    "FeatureRemoval": (FeatureRemoval(), {}),
-    "FeatureRemoval of groups": (FeatureRemoval(), {"feature_mask": MASK}),
-    "GaussianBaseline": (GaussianBaseline((0.7, 0.2)), {}),
-    "SeveralBaselines": (SeveralBaselines((normal(3, 2, 3, 4, seed=5), normal(3, 2, 3))), {}),
-    "ShapleyRemoval": (ShapleyRemoval(), {}),
-    "ShapleyRemoval of groups": (ShapleyRemoval(), {"feature_mask": MASK}),
-    "SquareRemoval": (SquareRemoval([1, 2], channel_dim=1), {}),
+    "BaselineShift": (perturbations.BaselineShift(), {}),
+    "CoordinateStep": (perturbations.CoordinateStep(0.3), {}),
+    "FeatureRemoval": (perturbations.FeatureRemoval(), {}),
+    "FeatureRemoval of groups": (perturbations.FeatureRemoval(), {"feature_mask": MASK}),
+    "GaussianBaseline": (perturbations.GaussianBaseline((0.7, 0.2)), {}),
+    "SeveralBaselines": (
+        perturbations.SeveralBaselines((normal(3, 2, 3, 4, seed=5), normal(3, 2, 3))),
+        {},
+    ),
+    "ShapleyRemoval": (perturbations.ShapleyRemoval(), {}),
+    "ShapleyRemoval of groups": (perturbations.ShapleyRemoval(), {"feature_mask": MASK}),
+    "SquareRemoval": (perturbations.SquareRemoval([1, 2], channel_dim=1), {}),
 }
+
+ON_IMAGES = {
+    "BaselineShift": perturbations.BaselineShift(),
+    "CoordinateStep": perturbations.CoordinateStep(1e-3),
+    "FeatureRemoval": perturbations.FeatureRemoval(),
+    "GaussianBaseline": perturbations.GaussianBaseline(0.3),
+    "SeveralBaselines": perturbations.SeveralBaselines(normal(1, 2, 3, 3)),
+    "ShapleyRemoval": perturbations.ShapleyRemoval(),
+    "SquareRemoval": perturbations.SquareRemoval([1, 2]),
+}
+"""For images of two channels and 3 x 3 pixels."""

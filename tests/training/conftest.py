@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from captum_robust.training import Trainer
+from tests.training.runs import fit, trainer
+
 
 @pytest.fixture
 def loader() -> Callable[..., DataLoader]:
@@ -36,3 +39,9 @@ def pair() -> tuple[nn.Module, nn.Module]:
     networks = (nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in "st")
     student, teacher = (network.double() for network in networks)
     return student, teacher
+
+
+@pytest.fixture(scope="module")
+def whole() -> Trainer:
+    """A run of 3 epochs, 3 batches and 2 steps that nothing interrupted."""
+    return fit(trainer())

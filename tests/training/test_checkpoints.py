@@ -17,14 +17,6 @@ from captum_robust.training import (
 )
 from tests.training.runs import Interrupted, data, fit, interrupt_at, network, same, trainer
 
-D = torch.float64
-
-
-@pytest.fixture(scope="module")
-def whole() -> Trainer:
-    """A run of 3 epochs, 3 batches and 2 steps that nothing interrupted."""
-    return fit(trainer())
-
 
 def test_only_the_newest_are_kept_and_all_can_be_read_safely(tmp_path):
     run = trainer()

@@ -18,6 +18,7 @@ from captum_robust.training import (
     SoftplusNetwork,
     distillation_loss,
 )
+from tests.helpers import WithLogits
 from tests.training.runs import atex, batch
 
 
@@ -126,20 +127,6 @@ def test_objectives_that_need_no_labels_do_not_read_them(pair, objective):
     assert with_labels == without
 
 
-class Output:
-    def __init__(self, logits):
-        self.logits = logits
-
-
-class Wrapped(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return Output(self.network(x))
-
-
 @pytest.mark.parametrize(
     "objective",
     [Distillation(), atex(delta1=0.1, delta2=0.1), CrossEntropy(), GradientPenalty(0.1)],
@@ -149,5 +136,5 @@ def test_models_that_return_an_object_with_logits_give_the_same(pair, objective)
     plain = objective(*pair, batch())
     if isinstance(objective, ATEX):
         objective = atex(delta1=0.1, delta2=0.1)
-    wrapped = objective(*map(Wrapped, pair), batch())
+    wrapped = objective(*map(WithLogits, pair), batch())
     assert {n: v.item() for n, v in plain.items()} == {n: v.item() for n, v in wrapped.items()}

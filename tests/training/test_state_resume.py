@@ -28,14 +28,6 @@ from tests.training.runs import (
     trainer,
 )
 
-D = torch.float64
-
-
-@pytest.fixture(scope="module")
-def whole() -> Trainer:
-    """A run of 3 epochs, 3 batches and 2 steps that nothing interrupted."""
-    return fit(trainer())
-
 
 @pytest.mark.parametrize("every", [1, 5])
 def test_checkpoints_change_nothing(whole, tmp_path, every):

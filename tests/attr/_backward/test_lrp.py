@@ -8,19 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from captum_robust.attr import (
-    RelevancePropagation,
-)
-
-
-class Hidden(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
+from captum_robust.attr import RelevancePropagation
+from tests.attr._backward.networks import Hidden
 
 
 class Custom(nn.Module):

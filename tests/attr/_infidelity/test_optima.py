@@ -10,18 +10,11 @@ import pytest
 import torch
 from captum.attr import FeatureAblation
 
+from captum_robust import perturbations
 from captum_robust.attr import InfidelityOptimal
 from captum_robust.attr._infidelity.optima import optimum
-from captum_robust.perturbations import (
-    BaselineShift,
-    CoordinateStep,
-    FeatureRemoval,
-    GaussianBaseline,
-    SeveralBaselines,
-    ShapleyRemoval,
-    SquareRemoval,
-)
 from tests.helpers import Smooth, close, close_to_captum, f_of, normal, rng
+from tests.perturbations.cases import ON_IMAGES
 
 
 def whole_distribution(perturbation, x, x0, mask):
@@ -31,19 +24,19 @@ def whole_distribution(perturbation, x, x0, mask):
     numbers = groups.unique()
     sets = torch.stack([groups == k for k in numbers]).double()
     match perturbation:
-        case BaselineShift():
+        case perturbations.BaselineShift():
             return mu[None], torch.ones(1).double()
-        case CoordinateStep():
+        case perturbations.CoordinateStep():
             return perturbation.step * torch.eye(d).double(), torch.ones(d).double() / d
-        case FeatureRemoval():
+        case perturbations.FeatureRemoval():
             return sets * mu, torch.ones(len(sets)).double() / len(sets)
-        case ShapleyRemoval():
+        case perturbations.ShapleyRemoval():
             n = len(numbers)
             subsets = [z for z in itertools.product([0.0, 1.0], repeat=n) if 0 < sum(z) < n]
             weights = [1 / (math.comb(n, int(sum(z))) * sum(z) * (n - sum(z))) for z in subsets]
             p = torch.tensor(weights).double()
             return (torch.tensor(subsets).double() @ sets) * mu, p / p.sum()
-        case SeveralBaselines():
+        case perturbations.SeveralBaselines():
             rows = x - perturbation._baselines[0]
             return rows, torch.ones(len(rows)).double() / len(rows)
     raise AssertionError(perturbation)
@@ -55,14 +48,14 @@ GROUPS = torch.tensor([0, 0, 1, 2, 2, 5])
 @pytest.mark.parametrize(
     ("perturbation", "mask"),
     [
-        (BaselineShift(), None),
-        (CoordinateStep(0.8), None),
-        (FeatureRemoval(), None),
-        (FeatureRemoval(), GROUPS),
-        (ShapleyRemoval(), None),
-        (ShapleyRemoval(), GROUPS),
-        (SeveralBaselines(normal(4, 6, seed=11)), None),
-        (SeveralBaselines(normal(9, 6, seed=11)), None),
+        (perturbations.BaselineShift(), None),
+        (perturbations.CoordinateStep(0.8), None),
+        (perturbations.FeatureRemoval(), None),
+        (perturbations.FeatureRemoval(), GROUPS),
+        (perturbations.ShapleyRemoval(), None),
+        (perturbations.ShapleyRemoval(), GROUPS),
+        (perturbations.SeveralBaselines(normal(4, 6, seed=11)), None),
+        (perturbations.SeveralBaselines(normal(9, 6, seed=11)), None),
     ],
     ids=repr,
 )
@@ -82,7 +75,7 @@ def test_no_explanation_has_less_infidelity(perturbation, mask, is_global):
         return (p * (rows @ phi - losses).square()).sum()
 
     least = infidelity(phi)
-    shapley = isinstance(perturbation, ShapleyRemoval)
+    shapley = isinstance(perturbation, perturbations.ShapleyRemoval)
     generator = rng(9)
     for scale in (1e-3, 1e-1, 1.0):
         for _ in range(20):
@@ -90,32 +83,25 @@ def test_no_explanation_has_less_infidelity(perturbation, mask, is_global):
             if shapley:  # the side condition: attributions sum to the loss of all
                 step = step - mu * (step @ mu) / mu.square().sum()
             assert infidelity(phi + step) >= least - 1e-12
-    if shapley or (mask is not None and isinstance(perturbation, FeatureRemoval) and is_global):
+    if shapley or (
+        mask is not None and isinstance(perturbation, perturbations.FeatureRemoval) and is_global
+    ):
         return  # the shortest global explanation is not the shortest local one
     weighted = rows * p.sqrt().unsqueeze(1)
     close(phi, torch.linalg.pinv(weighted) @ (losses * p.sqrt()), atol=1e-8)
 
 
 def test_a_subclass_is_explained_as_its_parent():
-    class Renamed(FeatureRemoval):
+    class Renamed(perturbations.FeatureRemoval):
         pass
 
     model, x = Smooth(4), normal(2, 4)
     got = InfidelityOptimal(model, Renamed()).attribute(x, target=1)
     close_to_captum(got, FeatureAblation(model).attribute(x, target=1))
-    assert optimum.dispatch(Renamed) is optimum.dispatch(FeatureRemoval)
+    assert optimum.dispatch(Renamed) is optimum.dispatch(perturbations.FeatureRemoval)
 
 
-EVERY = {
-    "BaselineShift": BaselineShift(),
-    "CoordinateStep": CoordinateStep(1e-3),
-    "FeatureRemoval": FeatureRemoval(),
-    "GaussianBaseline": GaussianBaseline(0.3),
-    "SeveralBaselines": SeveralBaselines(normal(1, 2, 3, 3)),
-    "ShapleyRemoval": ShapleyRemoval(),
-    "SquareRemoval": SquareRemoval([1, 2]),
-}
-ALL = pytest.mark.parametrize("name", EVERY)
+ALL = pytest.mark.parametrize("name", ON_IMAGES)
 
 
 @ALL
@@ -124,7 +110,7 @@ ALL = pytest.mark.parametrize("name", EVERY)
 def test_inputs_at_their_baselines(name, is_global, n_samples):
     x = normal(1, 2, 3, 3).repeat(2, 1, 1, 1)
     x[1] += 1
-    explain = InfidelityOptimal(Smooth(18), EVERY[name], is_global)
+    explain = InfidelityOptimal(Smooth(18), ON_IMAGES[name], is_global)
     one = name == "BaselineShift"
     warned = pytest.warns(UserWarning, match="baselines equal the inputs for 1 of 2 examples")
     with warned if one else nullcontext():
