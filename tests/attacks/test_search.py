@@ -16,7 +16,7 @@ from captum_robust.attacks import (
     LinearDecay,
     _explained,
 )
-from tests.helpers import WithLogits
+from tests.helpers import WithLogits, rng
 
 pytestmark = pytest.mark.filterwarnings("ignore:The attack failed for")
 
@@ -50,9 +50,7 @@ def test_sharpness_follows_the_schedule(make_network, make_images, monkeypatch):
     assert used == pytest.approx([10.0, math.sqrt(1000.0), 100.0])
 
 
-def test_restarts_begin_at_different_points_and_never_harm(
-    make_network, make_images, explained, rng
-):
+def test_restarts_begin_at_different_points_and_never_harm(make_network, make_images, explained):
     model, images = make_network(), make_images(8)
     labels = model(images).argmax(1)
     scores = []
