@@ -126,7 +126,10 @@ def check_floating(images: Tensor) -> None:
     """Raise ValueError unless ``images`` is a tensor of floating-point numbers."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images must be a floating-point tensor in [0, 1], got {kind}.")
+        raise ValueError(
+            f"images must be a floating-point tensor in [0, 1], got {kind}. Convert pixels with "
+            "images.float() / 255."
+        )
 
 
 def check_images(images: Tensor) -> None:
@@ -145,7 +148,7 @@ def check_images(images: Tensor) -> None:
     if low < 0 or high > 1:
         raise ValueError(
             f"images must be in [0, 1], got values from {low:.4g} to {high:.4g}. Undo their "
-            "normalisation, or tell the attack of it: set_normalization_used(mean, std)."
+            "normalisation: images * std + mean."
         )
 
 

@@ -66,17 +66,21 @@ class TopKIntersection(Measure):
 
     def __call__(self, clean: Tensor, new: Tensor) -> Tensor:
         """The share, (N,)."""
+        self._check(clean)
         both = objectives.top_k_mask(clean, self.k) * objectives.top_k_mask(new, self.k)
         return both.flatten(1).sum(1) / self.k
 
-    def losses(self, clean: Tensor) -> dict[str, Loss]:
-        """The soft intersection, at two widths and of ratios, and the mass on the clean top k."""
+    def _check(self, clean: Tensor) -> None:
         n_features = clean[0].numel()
         if self.k > n_features:
             raise ValueError(
                 f"measure: k must be at most the number of features, {n_features}, got {self.k}. "
                 f"Give it: measure=TopKIntersection(k={max(1, n_features // 10)})."
             )
+
+    def losses(self, clean: Tensor) -> dict[str, Loss]:
+        """The soft intersection, at two widths and of ratios, and the mass on the clean top k."""
+        self._check(clean)
         region = objectives.top_k_mask(clean, self.k)
         return {
             "soft top-k": _of_rows(partial(objectives.soft_top_k, k=self.k), region),

@@ -139,7 +139,8 @@ class EpsilonRule(PropagationRule):
 
     By default the numerator is :math:`z_{ij}` alone, as in Bach et al.: the share of a bias is
     lost, and the explanation of a network of rectifiers is the gradient times the input, over the
-    output.
+    output. A constant that is added outside of a layer, such as a position embedding, takes
+    nothing.
     Without ``bias_takes_relevance`` the share of the bias, and of :math:`\epsilon`, goes to the
     inputs in proportion to the size of their contributions, and layers conserve relevance. Where
     biases are strong and layers many, that gives much to neurons that are almost off, and the

@@ -28,8 +28,9 @@ def make_batches(sizes: tuple[int, ...] = (3, 2)) -> list[list[torch.Tensor]]:
 def run_audit(model=None, explanations=None, batches=None, **changes):
     model = make_model() if model is None else model
     arguments = {"eps": 0.1, "budget": TINY, "show_progress": False, **changes}
-    explanations = explanations or {"gradient": Saliency(model)}
-    return audit.audit(model, explanations, batches or make_batches(), **arguments)
+    explanations = {"gradient": Saliency(model)} if explanations is None else explanations
+    batches = make_batches() if batches is None else batches
+    return audit.audit(model, explanations, batches, **arguments)
 
 
 @pytest.fixture(scope="session")
