@@ -12,6 +12,7 @@ from captum_robust.attacks.measures import (
     MapCorrelation,
     Measure,
     RankCorrelation,
+    StructuralSimilarity,
     TopKIntersection,
 )
 from captum_robust.attacks.random_sign import RandomSign
@@ -41,5 +42,6 @@ __all__ = [
     "RankCorrelation",
     "ScaffoldReport",
     "ScaffoldedModel",
+    "StructuralSimilarity",
     "TopKIntersection",
 ]

@@ -152,6 +152,46 @@ class MapCorrelation(_Correlation):
         }
 
 
+@dataclass(frozen=True)
+class StructuralSimilarity(Measure):
+    """Structural similarity (SSIM) with the clean map, of images.
+
+    Args:
+        win_size: Side of the window in pixels, odd, from 3 to the smaller side of the maps.
+
+    Example:
+        >>> import torch
+        >>> from captum_robust.attacks import StructuralSimilarity
+        >>> clean = torch.eye(8).unsqueeze(0)
+        >>> StructuralSimilarity()(clean, clean.flip(-1)).item() < 0.3
+        True
+    """
+
+    win_size: int = 7
+    floor = -1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.win_size, bool) or not isinstance(self.win_size, int):
+            raise TypeError(f"win_size must be an integer, such as 7, got {self.win_size!r}.")
+        if self.win_size < 3 or self.win_size % 2 == 0:
+            raise ValueError(f"win_size must be odd and at least 3, got {self.win_size}.")
+
+    def __call__(self, clean: Tensor, new: Tensor) -> Tensor:
+        """The similarity, (N,)."""
+        return objectives.structural_similarity(new, clean, self.win_size)
+
+    def losses(self, clean: Tensor) -> dict[str, Loss]:
+        """The similarity itself, Pearson's correlation and that of ranks."""
+        if clean.dim() != 3 or min(clean.shape[1:]) < self.win_size:
+            raise ValueError(
+                f"measure: SSIM compares windows of {self.win_size} x {self.win_size} pixels, and "
+                f"the relevance maps have shape {tuple(clean.shape[1:])}. Give it a win_size of at "
+                "most their smaller side, or take MapCorrelation() for data without pixels."
+            )
+        similarity = partial(objectives.structural_similarity, win_size=self.win_size)
+        return {"similarity": _of_rows(similarity, clean), **MapCorrelation().losses(clean)}
+
+
 class DistanceTo(Measure):
     """Squared distance to target maps: an explanation of the attacker's choice.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def mass_on(relevance: Tensor, region: Tensor) -> Tensor:
@@ -136,6 +137,37 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     a, b = (m.flatten(1) - m.flatten(1).mean(1, keepdim=True) for m in (a, b))
     spread = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (a * b).sum(1) / torch.where(spread > 0, spread, torch.inf)
+
+
+def structural_similarity(a: Tensor, b: Tensor, win_size: int = 7) -> Tensor:
+    """Mean structural similarity of two maps, (N,), with a graph.
+
+    The formula is in :func:`captum_robust.metrics.structural_similarity`, which has none. The range of the numbers is that of the two maps together, taken as a constant.
+
+    Args:
+        a: Relevance maps, (N, H, W).
+        b: What to compare with, of the same shape.
+        win_size: Side of the flat window in pixels.
+
+    Example:
+        >>> a = torch.eye(8).unsqueeze(0)
+        >>> structural_similarity(a, 0.5 * a)
+        tensor([0.6417])
+    """
+    both = torch.cat([a, b], 1).detach()
+    low, high = both.amin((1, 2), keepdim=True), both.amax((1, 2), keepdim=True)
+    span = torch.where(high > low, high - low, 1.0)
+    # From the lowest number up, in units of the range: variances lose no digits to large means.
+    x, y, shift = (a - low) / span, (b - low) / span, low / span
+    means = F.avg_pool2d(torch.stack([x, y, x * x, y * y, x * y], 1), win_size, stride=1)
+    mean_x, mean_y, squares_x, squares_y, products = means.unbind(1)
+    sample = win_size**2 / (win_size**2 - 1)
+    variances = sample * (squares_x - mean_x**2 + squares_y - mean_y**2)
+    covariance = sample * (products - mean_x * mean_y)
+    mean_x, mean_y = mean_x + shift, mean_y + shift
+    c1, c2 = 0.01**2, 0.03**2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return (likeness / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))).flatten(1).mean(1)
 
 
 def soft_rank_correlation(a: Tensor, ranks: Tensor, sharpness: float = 0.5) -> Tensor:

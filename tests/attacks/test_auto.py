@@ -16,6 +16,7 @@ from captum_robust.attacks import (
     GhorbaniTopK,
     MapCorrelation,
     RankCorrelation,
+    StructuralSimilarity,
     TopKIntersection,
 )
 from captum_robust.outputs import Binary
@@ -67,11 +68,12 @@ def test_it_is_stronger_than_one_attack_of_the_same_budget(make_network, make_im
     [
         RankCorrelation(),
         MapCorrelation(),
+        StructuralSimilarity(win_size=3),
         metrics.spearman_correlation,
         metrics.pearson_correlation,
         partial(metrics.top_k_intersection, k=K),
     ],
-    ids=["rank", "map", "spearman", "pearson", "top_k"],
+    ids=["rank", "map", "ssim", "spearman", "pearson", "top_k"],
 )
 def test_any_measure_is_made_small(measure, make_network, make_images):
     attack = auto(make_network(), measure=measure)

@@ -13,6 +13,7 @@ from captum_robust.attacks import (
     DistanceTo,
     MapCorrelation,
     RankCorrelation,
+    StructuralSimilarity,
     TopKIntersection,
     objectives,
 )
@@ -38,6 +39,39 @@ def test_correlations_are_those_of_scipy():
         a, b = A[i].flatten().numpy(), B[i].flatten().numpy()
         assert MapCorrelation()(A, B)[i].item() == pytest.approx(pearsonr(a, b)[0], abs=1e-12)
         assert RankCorrelation()(A, B)[i].item() == pytest.approx(spearmanr(a, b)[0], abs=1e-12)
+
+
+@pytest.mark.parametrize("win_size", [3, 5])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
+def test_ssim_is_that_of_metrics_and_has_a_derivative(win_size, scale):
+    a, b = (scale * maps(seed, shape=(6, 7)) for seed in (1, 2))
+    measure = StructuralSimilarity(win_size)
+    expected = metrics.structural_similarity(a, b, win_size=win_size)
+    torch.testing.assert_close(measure(a, b), expected, rtol=1e-9, atol=1e-12)
+    a, b = a / scale, b / scale
+    # The largest and smallest number set the range, which is a constant: the clean map has them.
+    a[:, 0, 0], a[:, 0, 1] = 0.0, 1.0
+    loss = measure.losses(a)["similarity"]
+    assert torch.autograd.gradcheck(lambda new: loss(new, None), b.requires_grad_())
+
+
+def test_ssim_of_equal_and_of_constant_maps_is_one():
+    constant = torch.full((2, 7, 7), 0.25)
+    torch.testing.assert_close(StructuralSimilarity()(constant, constant), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: StructuralSimilarity(4), ValueError, "win_size must be odd"),
+        (lambda: StructuralSimilarity(True), TypeError, "win_size must be an integer"),
+        (lambda: StructuralSimilarity(7).losses(A), ValueError, "of 7 x 7 pixels"),
+        (lambda: StructuralSimilarity(3).losses(A.flatten(1)), ValueError, "MapCorrelation"),
+    ],
+)
+def test_ssim_refuses(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
 
 
 def literal_soft_top_k(r, region, k, s):
