@@ -20,15 +20,15 @@ from captum_robust.attacks import (
 )
 from captum_robust.attr import BetaSmoothing
 from captum_robust.outputs import Binary, Regression
-from tests.attacks.conftest import _make_images, _make_network
+from tests.attacks.networks import make_images, make_network
 
 # Two steps may find nothing, and models in training mode are asked for on purpose.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The attack failed for", "ignore:model is in training mode", "ignore:beta smoothing met"
 )
 
-X, Y = _make_images(), torch.tensor([0, 1, 2])
-MODEL = _make_network()
+X, Y = make_images(), torch.tensor([0, 1, 2])
+MODEL = make_network()
 TABLE = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 DENSE = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
 SERIES = TABLE.view(3, 2, 3)
@@ -169,7 +169,7 @@ FOLLOWED = {
     ),
     "pixels of bytes": (
         lambda: top_k()((255 * X).byte()), r"images\.float\(\) / 255",
-        lambda: top_k(_make_network().float())((255 * X).byte().float() / 255),
+        lambda: top_k(make_network().float())((255 * X).byte().float() / 255),
     ),
     "categories: as what the model takes besides": (
         lambda: top_k(TwoInputs())(Y), "with these as additional_forward_args",
@@ -307,7 +307,7 @@ def test_a_remedy_works_when_it_is_followed(wrong, remedy, right):
 
 
 def test_remedies_of_warnings():
-    unsettled = nn.Sequential(_make_network(), nn.Dropout())
+    unsettled = nn.Sequential(make_network(), nn.Dropout())
     with pytest.warns(UserWarning, match=r"model\.eval\(\)"):
         top_k(unsettled.train())(X)
     assert bool(torch.isfinite(top_k(unsettled.eval())(X)).all())
