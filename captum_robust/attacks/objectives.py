@@ -142,7 +142,8 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 def structural_similarity(a: Tensor, b: Tensor, win_size: int = 7) -> Tensor:
     """Mean structural similarity of two maps, (N,), with a graph.
 
-    The formula is in :func:`captum_robust.metrics.structural_similarity`, which has none. The range of the numbers is that of the two maps together, taken as a constant.
+    The formula is in :func:`captum_robust.metrics.structural_similarity`, which has no graph. The
+    range of the numbers is that of the two maps together, taken as a constant.
 
     Args:
         a: Relevance maps, (N, H, W).

@@ -90,8 +90,8 @@ def query_consistency(
         n_queries: Queries about each row that are used, at most.
         n_neighbours: Of how many neighbours the queries near the data take features.
         students: Regressors with ``fit`` and ``predict``, at least two. None: scikit-learn's random
-            forest, boosted trees, nearest neighbours and ridge regression
-            (``pip install "captum_robust[tables]"``).
+            forest, boosted trees, a single tree, nearest neighbours, ridge regression and a
+            network (``pip install "captum_robust[tables]"``).
         generator: Where random numbers come from; None draws from a fresh, unpredictable one.
         show_progress: Whether to show a bar.
 
@@ -184,13 +184,27 @@ def _students(generator: torch.Generator) -> list[Student]:
     from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
     from sklearn.linear_model import RidgeCV
     from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.neural_network import MLPRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeRegressor
 
-    seeds = torch.randint(2**31, (2,), generator=generator, device=generator.device).tolist()
+    seeds = torch.randint(2**31, (4,), generator=generator, device=generator.device).tolist()
     return [
         RandomForestRegressor(50, random_state=seeds[0]),
         HistGradientBoostingRegressor(random_state=seeds[1]),
         make_pipeline(StandardScaler(), KNeighborsRegressor(5)),
         make_pipeline(StandardScaler(), RidgeCV()),
+        DecisionTreeRegressor(min_samples_leaf=5, random_state=seeds[2]),
+        # Networks go on straight outside the data, where trees stay as they are.
+        make_pipeline(
+            StandardScaler(),
+            MLPRegressor(
+                hidden_layer_sizes=(32,),
+                learning_rate_init=0.01,
+                early_stopping=True,
+                max_iter=2000,
+                random_state=seeds[3],
+            ),
+        ),
     ]
