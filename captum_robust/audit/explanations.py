@@ -11,7 +11,7 @@ from captum.attr import Attribution, IntegratedGradients, Saliency
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_robust._utils.attributions import attribute_detached, same_draws
+from captum_robust._utils.attributions import attribute_detached, draws_of, same_draws
 from captum_robust._utils.randomness import seed_from
 from captum_robust.attr import (
     BetaSmoothedGradient,
@@ -36,12 +36,20 @@ class Explained:
 
 
 class Bound(Attribution):
-    """An explanation with its arguments bound and its draws seeded, for other classes to wrap."""
+    """An explanation with its arguments bound, for other classes to wrap."""
 
-    def __init__(self, explained: Explained, seed: int) -> None:
+    def __init__(self, explained: Explained) -> None:
         super().__init__(explained.attribution.forward_func)
-        self.attribution_method = explained.attribution
-        self._explained, self._seed = explained, seed
+        self.attribution_method, self._explained = explained.attribution, explained
+
+    @log_usage()
+    def attribute(self, inputs: Tensor, target: Tensor | None = None) -> Tensor:
+        """Attributions of the shape of ``inputs``, without a graph."""
+        return self._explained(inputs, target)
+
+
+class BoundWithDraws(Bound):
+    """The same of an explanation that draws: who wraps it says with which generator."""
 
     @log_usage()
     def attribute(
@@ -51,8 +59,13 @@ class Bound(Attribution):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Attributions of the shape of ``inputs``, without a graph."""
-        seed = self._seed if generator is None else seed_from(generator)
-        return self._explained(inputs, target, seed)
+        return self._explained(inputs, target, 0 if generator is None else seed_from(generator))
+
+
+def bound(explained: Explained) -> Bound:
+    """The explanation with its arguments; many copies at once can be asked where it draws none."""
+    draws = any(draws_of(explained.attribution))
+    return BoundWithDraws(explained) if draws else Bound(explained)
 
 
 def default_explanations(

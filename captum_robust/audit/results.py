@@ -47,7 +47,8 @@ class ExplanationSummary:
             an attack of half of eps, "noise/..." under random noise of this size, "certified/0.1"
             what no change of Euclidean norm 0.1 can take away; "infidelity", "flipping",
             "sensitivity".
-        failed: Share of examples for which the attack found no allowed change.
+        failed: Share of examples for which the attack found no allowed change that moves the
+            explanation.
         indicators: For each indicator of a failed attack the share of examples with it.
         errors: Messages of examples that could not be explained, with their number.
         randomized: Rank correlation with the explanations of the model with random parameters.

@@ -22,7 +22,7 @@ from captum_robust.attacks import (
     TopKIntersection,
 )
 from captum_robust.attr import SparsifiedSmoothing
-from captum_robust.audit.explanations import Bound, Explained
+from captum_robust.audit.explanations import Explained, bound
 from captum_robust.audit.settings import WHOLE, Settings, generator_for
 from captum_robust.audit.store import Arrays
 from captum_robust.certificates import certify_top_k
@@ -149,8 +149,9 @@ class Steps:
             self._keep(part, moved=moved, after=after)
             found = attack.report
             assert found is not None
-            # The shares of the batch: an indicator is about a search, not about an example.
-            indicators = {sign.name: sign.share for sign in found.indicators}
+            # The shares of the batch: an indicator is about a search, not about an example. That
+            # an explanation draws noise is none here: it was judged with draws of its own above.
+            indicators = {s.name: s.share for s in found.indicators if s.name != "noise"}
             for i, untouched in zip(part, found.untouched.tolist(), strict=True):
                 self.entries[i].update(failed=untouched, indicators=dict(indicators))
 
@@ -245,7 +246,7 @@ class Steps:
         settings = self.settings
         inputs, target = self._of(part)
         smoothed = SparsifiedSmoothing(
-            Bound(self.explained, self._seed(part)),
+            bound(self.explained),
             kept=0.1,
             stdev=settings.certified_stdev,
             channel_dim=settings.channel_dim,

@@ -24,7 +24,8 @@ class Rules:
     Args:
         kept: Least share of the top k that must be left under the strongest attack: the lower end
             of its interval is compared.
-        failed: Largest share of examples for which the attack found no allowed change.
+        failed: Largest share of examples for which the attack found no allowed change that moves
+            the explanation.
         flagged: Largest share of examples with an indicator of a failed attack.
         examples: Least number of examples.
         suspicious: The model counts as suspicious where the p-value of its check is below.
@@ -52,7 +53,7 @@ class Rules:
 
         Args:
             left: Share of the top k that is left under attack.
-            failed: Share of examples for which the attack found no allowed change.
+            failed: Share of examples for which the attack found no such change.
             flagged: Share of examples with an indicator of a failed attack.
         """
         if left is None:
@@ -67,8 +68,9 @@ class Rules:
             return Verdict.UNRELIABLE, f"{left.n} examples, and {self.examples} are asked for"
         if failed > self.failed:
             return Verdict.UNRELIABLE, (
-                f"for {failed:.0%} of the examples the attack found no change that keeps the "
-                "prediction, so what is left says nothing about the explanation"
+                f"for {failed:.0%} of the examples the attack found no change that moves the "
+                "explanation and keeps the prediction, which can be its weakness as well as the "
+                "explanation's strength"
             )
         if flagged > self.flagged:
             return Verdict.UNRELIABLE, (
@@ -92,7 +94,8 @@ class Rules:
         )
         unreliable = (
             f"Not measured reliably: fewer than {self.examples} examples; or for more than "
-            f"{self.failed:.0%} of them the attack found no allowed change; or for more than "
+            f"{self.failed:.0%} of them the attack found no allowed change that moves the "
+            "explanation; or for more than "
             f"{self.flagged:.0%} of them an indicator says that the attack did not work."
         )
         easy = "Can be manipulated: all others. A successful attack settles it."

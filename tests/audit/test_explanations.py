@@ -1,9 +1,11 @@
 import pytest
 import torch
-from captum.attr import GradientShap, LayerGradCam, NoiseTunnel, Saliency
+from captum.attr import GradientShap, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from torch import nn
 
-from captum_robust.audit.explanations import Explained, admitted, named_explanations
+from captum_robust._utils.attributions import draws_of
+from captum_robust.attr import KernelSmoothing
+from captum_robust.audit.explanations import Explained, admitted, bound, named_explanations
 
 
 def test_the_usual_explanations_come_unasked(tiny_model, tiny_batches):
@@ -34,6 +36,20 @@ def test_arguments_are_handed_on_and_draws_are_repeated(tiny_model, tiny_batches
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_only_an_explanation_that_draws_asks_for_a_generator(tiny_model, tiny_batches):
+    model, (images, _) = tiny_model(), tiny_batches()[0]
+    target = torch.tensor([0, 1, 2])
+    fixed = Explained(IntegratedGradients(model), {"n_steps": 3})
+    assert not any(draws_of(bound(fixed)))  # so that many copies are explained at once
+    assert torch.equal(bound(fixed).attribute(images, target), fixed(images, target))
+    drawing = Explained(KernelSmoothing(Saliency(model)), {"n_samples": 2})
+    assert draws_of(bound(drawing)).from_generator
+    first, again = (
+        bound(drawing).attribute(images, target, torch.Generator().manual_seed(3)) for _ in range(2)
+    )
+    assert torch.equal(first, again)
 
 
 def test_what_a_model_does_not_admit_is_named(tiny_model, tiny_batches):
