@@ -51,6 +51,7 @@ parser.add_argument("--networks", type=Path, default=Path("networks"))
 parser.add_argument("--out", type=Path, default=Path("results"))
 parser.add_argument("--n-images", type=int, default=1000)
 parser.add_argument("--steps", type=int, default=120)
+parser.add_argument("--weight", type=float, help="of the foolings; default: see WEIGHTS")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--foolings", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
 parser.add_argument("--explanations", nargs="+", default=["gradient", "Grad-CAM", "LRP"])
@@ -106,7 +107,7 @@ def frame(side: int) -> Tensor:
 # -------------------------------------
 def objective(fooling: str, name: str) -> ModelManipulation:
     """The objective that fools an explanation."""
-    explanation, options = EXPLANATIONS[name], {"weight": WEIGHTS[fooling]}
+    explanation, options = EXPLANATIONS[name], {"weight": args.weight or WEIGHTS[fooling]}
     side = SIDES[name]
     if fooling == "location":
         return LocationFooling(frame(side), explanation, **options)
@@ -152,7 +153,8 @@ def rate(fooling: str, before: nn.Module, after: nn.Module, name: str, images: T
 # -----------------------------------
 def manipulated(fooling: str, name: str, images: Tensor) -> nn.Module:
     """The network after a fooling, from ``--networks`` or trained."""
-    path = args.networks / f"fooled-{fooling.replace(' ', '-')}-{name}-{args.steps}-{args.seed}.pt"
+    kind = f"{fooling.replace(' ', '-')}-{name}-{args.weight or WEIGHTS[fooling]:g}"
+    path = args.networks / f"fooled-{kind}-{args.steps}-{args.seed}.pt"
     model = fashion_mnist_cnn()
     if not path.exists():
         wanted = images

@@ -48,7 +48,7 @@ parser.add_argument("--rows", type=int, default=100, help="test rows that are ra
 parser.add_argument("--explained", type=int, default=600, help="rows the scaffold learns from")
 parser.add_argument("--multiplier", type=int, default=8, help="queries for each row of the data")
 parser.add_argument("--kept", type=float, help="share of the data that the detector lets pass")
-parser.add_argument("--checked", type=int, default=10, help="rows of the check")
+parser.add_argument("--checked", type=int, default=20, help="rows of the check")
 parser.add_argument("--scaffolds", type=int, default=3, help="that the check is given")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
