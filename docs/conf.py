@@ -88,7 +88,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "ExampleTitleSortKey",
 }
 
-# Figures are collected by sphinx-gallery; showing them is no fault.
+# Figures are collected by sphinx-gallery; showing them is not a fault.
 warnings.filterwarnings("ignore", message=".*FigureCanvasAgg is non-interactive.*")
 
 # A stub of a name that was renamed since the last build would be a page without a name.

@@ -29,8 +29,8 @@ counts = collect_counts(smoothing, images, n_samples=800, seed=0)
 # %%
 # How many of the top 50 stay
 # ---------------------------
-# With probability 0.95 for each image, at least this part of them stays at every point of the ball,
-# whatever an attack does. More copies narrow the confidence bounds and certify more.
+# With probability 0.95 for each image, at least this part of them stays at every point of the ball:
+# no attack within it can do more. More copies narrow the confidence bounds and certify more.
 
 radii = torch.linspace(0, 0.3, 31).tolist()
 found = certify_top_k(counts, radii=radii, k=50, alpha=0.05)

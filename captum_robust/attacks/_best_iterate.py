@@ -127,7 +127,7 @@ class BestIterate:
         if n_stuck:
             warn_user(
                 f"The gradient of the surrogate's objective was zero for {n_stuck} of the images, "
-                "so the attack could not search; this is no sign of robustness. Either nothing can "
+                "so the attack could not search; this does not show robustness. Either nothing can "
                 "change the explanation (a linear model), or the model spells its rectifiers in a "
                 "way that cannot be smoothed (see softplus_activations)."
             )
@@ -141,9 +141,9 @@ class BestIterate:
             warn_user(
                 f"The attack failed for {n_failed} of {len(self.images)} images and returns them "
                 f"as they were: for {n_never} of them no iterate kept the prediction, for the "
-                "others none was better. This is no sign of robust explanations. Try smaller "
-                "steps (alpha), more of them, or AutoExplanationAttack; attack.report.untouched "
-                "says which images these are."
+                "others none was better. This does not show that the explanations are robust. Try "
+                "smaller steps (alpha), more of them, or AutoExplanationAttack; "
+                "attack.report.untouched says which images these are."
             )
 
 

@@ -24,7 +24,7 @@ _SHARE_OF_ASKING = 0.05
 # Steps of a round; a smaller budget has two rounds.
 _STEPS = 50
 _ASKING = "without gradients"
-# A few lucky squares are no sign of anything.
+# A few lucky squares do not show anything.
 _TOLERATED = 0.1
 _MASKED = (
     "a short search without gradients found more than all that followed them, so these are masked "

@@ -62,7 +62,7 @@ def search(
         view: The attacked model and its explanation.
         images: The clean examples.
         objective: From the explained clean examples to what is minimised.
-        stepper: Makes a fresh rule for one restart.
+        stepper: Makes a fresh one for each restart.
         plan: How long, and where.
         generator: Source of the random starts.
     """

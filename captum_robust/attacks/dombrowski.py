@@ -116,7 +116,7 @@ class Dombrowski(ExplanationAttack):
         return loss
 
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
-        # Half precision has no room for Adam's second moments, nor for its small steps.
+        # Half precision cannot hold Adam's second moments, nor its small steps.
         wide = images if images.dtype == torch.float64 else images.float()
         moved = wide.clone()
         adam = torch.optim.Adam([moved])

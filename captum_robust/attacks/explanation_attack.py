@@ -21,10 +21,10 @@ from captum_robust.attacks._explained import Explained, ModelView, Subject
 from captum_robust.attacks._limits import Limits, box_for
 from captum_robust.attacks._search import Gradient, Objective, Plan, Stepper, search
 from captum_robust.attacks.balls import Box, LInf, Radius
-from captum_robust.attacks.base import TorchAttack
 from captum_robust.attacks.report import AttackReport
 from captum_robust.attacks.schedules import GeometricGrowth, Schedule, value_at
 from captum_robust.attacks.settings import RareSettings, check_arguments, check_quantities, complete
+from captum_robust.attacks.torch_attack import TorchAttack
 from captum_robust.attr import differentiable
 from captum_robust.outputs import Outputs
 
@@ -203,7 +203,7 @@ class ExplanationAttack(TorchAttack, ABC):
         differentiable(self._explanation)
 
     def _stepper(self, images: Tensor, generator: torch.Generator) -> Stepper:
-        """A fresh rule for one restart: here, projected steps of size alpha."""
+        """A fresh stepper for one restart: here, projected steps of size alpha."""
         limits = self._limits(images)
 
         def step(x: Tensor, gradient: Gradient, progress: float) -> Tensor:

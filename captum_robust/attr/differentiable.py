@@ -202,7 +202,7 @@ def _refusal(method: Any) -> str:
         "give the class a method attribute_with_graph."
     )
     if isinstance(method, NoiseTunnel):
-        remedy = "Use captum_robust.attr.KernelSmoothing, which smooths alike and keeps the graph."
+        remedy = "Use captum_robust.attr.KernelSmoothing, which does the same and keeps the graph."
     if isinstance(method, (GuidedBackprop, LRP)):
         ours = "GuidedBackprop" if isinstance(method, GuidedBackprop) else "RelevancePropagation"
         remedy = f"Use captum_robust.attr.{ours}, which keeps the graph."

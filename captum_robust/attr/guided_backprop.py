@@ -7,8 +7,8 @@ from torch import Tensor
 
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backward.attribution import BackwardAttribution
+from captum_robust.attr._backward.backward_pass import BackwardPass
 from captum_robust.attr._backward.call import Call, Shares
-from captum_robust.attr._backward.rule import BackwardRule
 from captum_robust.attr._backward.unsupported import unsupported
 
 _NOTHING = (
@@ -57,14 +57,14 @@ class GuidedBackprop(BackwardAttribution):
                 [0., 0.]])
     """
 
-    def _rule(self) -> _GuidedRule:
-        return _GuidedRule()
+    def _backward_pass(self) -> _GuidedPass:
+        return _GuidedPass()
 
 
 _FUSED = "{!r} has rectifiers inside that cannot be reached. Write them with torch.relu."
 
 
-class _GuidedRule(BackwardRule):
+class _GuidedPass(BackwardPass):
     def __init__(self) -> None:
         self.met = 0
         """How many rectifiers relevance has passed."""

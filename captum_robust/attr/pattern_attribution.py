@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backward.attribution import BackwardAttribution
+from captum_robust.attr._backward.backward_pass import BackwardPass
 from captum_robust.attr._backward.call import Call, Shares
 from captum_robust.attr._backward.operations import FUSED_PRODUCTS, MATRIX_PRODUCTS
-from captum_robust.attr._backward.rule import BackwardRule
 from captum_robust.attr._backward.unsupported import unsupported
 from captum_robust.attr.patterns import COMPUTED, Patterns
 
@@ -98,9 +98,9 @@ class PatternAttribution(BackwardAttribution):
         self.patterns = patterns
         self._named_parameters = model.named_parameters
 
-    def _rule(self) -> _PatternRule:
+    def _backward_pass(self) -> _PatternPass:
         known = {id(w): self.patterns.get(name) for name, w in self._named_parameters()}
-        return _PatternRule(known)
+        return _PatternPass(known)
 
 
 def _fits(pattern: Tensor, weight: Tensor) -> bool:
@@ -110,7 +110,7 @@ def _fits(pattern: Tensor, weight: Tensor) -> bool:
     return not len(answers) or bool((answers - 1).abs().median() < 0.1)
 
 
-class _PatternRule(BackwardRule):
+class _PatternPass(BackwardPass):
     def __init__(self, by_weight: dict[int, Tensor | None]) -> None:
         self._by_weight = by_weight
         """The pattern of each parameter, by its id; None without one."""

@@ -18,9 +18,9 @@ from captum_robust._utils.checks import check_inputs
 from captum_robust._utils.eager import require_eager
 from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import preserve_model
+from captum_robust.attr._backward.backward_pass import GradientPass
 from captum_robust.attr._backward.call import Call, Node
 from captum_robust.attr._backward.operations import PRODUCTS, RESHAPES, ROUTES, SUMS
-from captum_robust.attr._backward.rule import GradientRule
 from captum_robust.attr._backward.tape import Tape
 from captum_robust.attr._backward.unsupported import Unsupported, unsupported
 
@@ -166,7 +166,7 @@ COMPUTED = (
 )
 
 
-class _LayersWithPatterns(GradientRule):
+class _LayersWithPatterns(GradientPass):
     """Refuses layers that cannot have a pattern."""
 
     def __init__(self, model: nn.Module) -> None:

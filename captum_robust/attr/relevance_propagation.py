@@ -14,10 +14,10 @@ from captum_robust._utils.checks import checked
 from captum_robust._utils.types import TensorOrTensors
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attr._backward.attribution import BackwardAttribution
+from captum_robust.attr._backward.backward_pass import BackwardPass
 from captum_robust.attr._backward.call import Bounds
 from captum_robust.attr._backward.lrp import LayerwiseRelevance
 from captum_robust.attr._backward.lrp_rules import Settings
-from captum_robust.attr._backward.rule import BackwardRule
 from captum_robust.attr.propagation_rules import PropagationRule, ZPlusRule
 
 Bound = float | Tensor | None
@@ -188,7 +188,7 @@ class RelevancePropagation(BackwardAttribution):
                     "if they have none."
                 )
 
-    def _rule(self) -> BackwardRule:
+    def _backward_pass(self) -> BackwardPass:
         settings = Settings(self.rule, self.dense_rule, self.attention_weights)
         return LayerwiseRelevance(settings, self._boxes)
 

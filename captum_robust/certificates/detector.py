@@ -54,8 +54,8 @@ class ManipulationDetector:
 
     .. math:: p(x) = \frac{1 + \#\{i : S_i \ge S(x)\}}{n + 1}
 
-    For a clean image that is drawn like these, :math:`P(p \le \alpha) \le \alpha` exactly, whatever
-    the features are (conformal prediction). How often a manipulation is found has no such
+    For a clean image that is drawn like these, :math:`P(p \le \alpha) \le \alpha` exactly, for
+    any features (conformal prediction). How often a manipulation is found has no such
     guarantee; an attack that knows the detector can evade it (:meth:`score_with_graph`).
 
     Args:

@@ -3,7 +3,7 @@
 An attack moves an image to where one explanation of one network changes. Explanations that see more
 than the point itself, or that follow other rules, change less: the features measure how far the
 explanation is from these. None looks at the pixels themselves, so grey dots on a black background
-are no evidence.
+are not evidence.
 """
 
 from __future__ import annotations

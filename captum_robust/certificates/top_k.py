@@ -1,4 +1,4 @@
-"""Certified top-k: how many of the most relevant features stay, whatever an attack does."""
+"""Certified top-k: how many of the most relevant features stay under any attack."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def counts_of(
             raise ValueError("inputs: counts know their examples. Leave the inputs out.")
         return explanation
     if inputs is None:
-        raise ValueError("inputs: give the examples to explain, or counts in place of both.")
+        raise ValueError("inputs: give the examples to explain, or counts instead.")
     return collect_counts(explanation, inputs, n_samples, target=target, **kwargs)
 
 

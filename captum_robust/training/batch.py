@@ -87,7 +87,7 @@ def read_batch(loaded: Any, draws: Draws, repeat: int = 0, unpack: Unpack | None
 
     Raises:
         TypeError: It is neither.
-        ValueError: The inputs are no floating-point batch.
+        ValueError: The inputs are not a floating-point batch.
     """
     if unpack is not None:
         loaded = unpack(loaded)

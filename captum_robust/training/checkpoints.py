@@ -106,7 +106,7 @@ class Checkpoints:
         except Exception as error:
             raise ValueError(f"checkpoint {path} cannot be read: {error}. {remedy}") from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
-            raise ValueError(f"{path} is no checkpoint of captum_robust's training. {remedy}")
+            raise ValueError(f"{path} is not a checkpoint of captum_robust's training. {remedy}")
         return state
 
 

@@ -18,7 +18,7 @@ def need_labels(batch: Batch, who: str, output: Outputs | None) -> Tensor:
             are classes.
 
     Raises:
-        ValueError: The loader gives inputs alone, or labels that are no classes.
+        ValueError: The loader gives inputs alone, or labels that are not classes.
     """
     labels, meaning = batch.labels, Categorical() if output is None else output
     # The output is not known yet; whether labels are classes can be seen without it.

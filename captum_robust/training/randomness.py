@@ -70,7 +70,7 @@ def epoch_batches(loader: Any, seed: int, epoch: int) -> Generator[tuple[Any, bo
 
     It is a function of seed and epoch, augmentation included: its random numbers are a stream
     apart from those of the model. So an interrupted epoch can be read again up to any batch,
-    whatever the sampler and the data set do. All processes have the same stream.
+    also where the sampler or the data set draws. All processes have the same stream.
     """
     seed = derived_seed(seed, "data", epoch)
     stream = _Stream(seed)

@@ -130,7 +130,7 @@ def _mnist_wide(args: Namespace) -> nn.Module:
 
 
 def _mnist_challenge(args: Namespace) -> nn.Module:
-    """Adam, learning rate 1e-4, batches of 50, as there; four epochs in place of eighty."""
+    """Adam, learning rate 1e-4, batches of 50, as there; four epochs instead of eighty."""
     settings = {"epochs": 4, "lr": 1e-4, "batch_size": 50, "constant": True}
     return fit(mnist_challenge(), *mnist(args.data_root, True), **settings, device=args.device)
 

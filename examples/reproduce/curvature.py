@@ -35,7 +35,7 @@ args = parser.parse_args()
 
 
 def averaging(network: nn.Sequential) -> nn.Sequential:
-    """The network with average pooling in place of max-pooling."""
+    """The network with average pooling instead of max-pooling."""
     pooled = (nn.AvgPool2d(2) if isinstance(m, nn.MaxPool2d) else m for m in network)
     return nn.Sequential(*pooled)
 

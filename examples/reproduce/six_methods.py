@@ -6,7 +6,7 @@ Figures 2, 3 and 5 of Dombrowski et al. (2019) on pairs of photographs: with eac
 explanations a manipulated copy of the first photograph gets the explanation of the second and keeps
 its own prediction. Measured are how similar the maps are (correlation, structural similarity, mean
 squared error), how similar the photographs are, and how far the output moves. With ``--smoothed``
-the beta-smoothed explanations are attacked in place of the plain ones.
+the beta-smoothed explanations are attacked instead of the plain ones.
 
     pip install ".[demo]"
     python examples/reproduce/six_methods.py --data-root FOLDER [--n-pairs 4]

@@ -54,7 +54,7 @@ def look(explanation: Attribution, image: Tensor, label: Tensor) -> Tensor:
     return explained_relevance(explanation, image, label, **options)
 
 
-def alike(a: Tensor, b: Tensor) -> float:
+def likeness(a: Tensor, b: Tensor) -> float:
     """Pearson's correlation of two maps."""
     return pearson_correlation(a, b).item()
 
@@ -66,9 +66,9 @@ def measure(image: Tensor, other: Tensor, manipulated: Tensor) -> dict:
     label, other_label = before.argmax(1), of_other.argmax(1)
     target = look(gradient, other, other_label)
     result = {
-        "before": alike(look(gradient, image, label), target),
-        "after": alike(look(gradient, manipulated, label), target),
-        "8 bit": alike(look(gradient, (manipulated * 255).round() / 255, label), target),
+        "before": likeness(look(gradient, image, label), target),
+        "after": likeness(look(gradient, manipulated, label), target),
+        "8 bit": likeness(look(gradient, (manipulated * 255).round() / 255, label), target),
         "mse": (manipulated - image).square().mean().item(),
         "largest": (manipulated - image).abs().max().item(),
         "prob. change": (after - before).norm().item(),
@@ -77,9 +77,9 @@ def measure(image: Tensor, other: Tensor, manipulated: Tensor) -> dict:
     for name, defence in defences.items():
         seen = look(defence, manipulated, label)
         result[name] = {
-            "original": alike(seen, look(defence, image, label)),
-            "target": alike(seen, target),
-            "smoothed target": alike(seen, look(defence, other, other_label)),
+            "original": likeness(seen, look(defence, image, label)),
+            "target": likeness(seen, target),
+            "smoothed target": likeness(seen, look(defence, other, other_label)),
         }
     return result
 

@@ -75,7 +75,7 @@ def test_the_warning_counts_the_untouched(make_network, make_images):
     (message,) = [str(w.message) for w in caught]
     count = int(attack.report.untouched.sum())
     assert f"failed for {count} of 12 images" in message
-    assert "no sign of robust explanations" in message
+    assert "does not show that the explanations are robust" in message
 
 
 def test_a_zero_gradient_is_an_indicator(make_images):

@@ -233,3 +233,36 @@ def test_half_precision_gives_half_precision(meaning, shape, dtype):
     assert loss.dtype == dtype
     exact = meaning.imitation_loss(student.double(), teacher.double(), 4.0)
     torch.testing.assert_close(loss.double(), exact, atol=0.05, rtol=0.05)
+
+
+@each_kind
+def test_class_scores_are_largest_at_the_prediction(meaning, shape):
+    output, _ = drawn(shape)
+    assert meaning.has_classes is isinstance(meaning, (Categorical, Binary))
+    if meaning.has_classes:
+        scores = meaning.class_scores(output)
+        assert scores.dtype == output.dtype
+        assert torch.equal(scores.argmax(1), meaning.prediction(output))
+
+
+@each_kind
+def test_the_score_of_the_predicted_target_is_that_of_the_prediction(meaning, shape):
+    """At the outputs themselves; beside them the target stays."""
+    output, _ = drawn(shape)
+    target = meaning.predicted_target(output)
+    assert torch.equal(meaning.score(output, target), meaning.score(output))
+
+
+def test_labels_of_another_kind_do_not_fit_and_their_loss_is_the_negative_log_likelihood():
+    logits, _ = drawn((6, 4))
+    classes = torch.tensor([0, 1, 2, 3, 0, 1])
+    loss = Categorical().label_loss(logits, classes)
+    torch.testing.assert_close(loss, -logits.log_softmax(1)[range(6), classes])
+    sets = (logits > 0.5).long()
+    kinds = Categorical(), MultiLabel()
+    assert [kind.labels_fit(classes, logits) for kind in kinds] == [True, False]
+    assert [kind.labels_fit(sets, logits) for kind in kinds] == [False, True]
+    assert not Binary().labels_fit(classes, logits[:, :1])
+    by_hand = torch.where(sets == 1, logits.sigmoid(), 1 - logits.sigmoid()).log()
+    torch.testing.assert_close(MultiLabel().label_loss(logits, sets), -by_hand.sum(1))
+    torch.testing.assert_close(Binary().label_loss(logits[:, 0], sets[:, 0]), -by_hand[:, 0])

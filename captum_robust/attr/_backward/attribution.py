@@ -17,20 +17,20 @@ from captum_robust._utils.forward import explained_output
 from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.sound_gradients import sound_gradients
 from captum_robust._utils.types import TensorOrTensors
-from captum_robust.attr._backward.rule import BackwardRule
+from captum_robust.attr._backward.backward_pass import BackwardPass
 from captum_robust.attr._backward.tape import Tape
 from captum_robust.attr._backward.unsupported import Unsupported
 
 
 class BackwardAttribution(GradientAttribution, ABC):
-    """Base of these explanations: a subclass says by which rule, :meth:`_rule`."""
+    """Base of these explanations: a subclass says how, :meth:`_backward_pass`."""
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         require_eager(forward_func, why="the calls in it cannot be seen from outside")
         super().__init__(forward_func)
 
     @abstractmethod
-    def _rule(self) -> BackwardRule:
+    def _backward_pass(self) -> BackwardPass:
         """Made anew for each explanation."""
 
     @log_usage()
@@ -86,12 +86,12 @@ class BackwardAttribution(GradientAttribution, ABC):
         create_graph: bool,
     ) -> TensorOrTensors:
         """The explanation of inputs that require gradients."""
-        rule = self._rule()
+        backward = self._backward_pass()
         is_tuple, tensors = format_inputs(inputs)
         check_floating_inputs(tensors)
         try:
             with torch.enable_grad():
-                tape = Tape(tensors, rule)
+                tape = Tape(tensors, backward)
                 with sound_gradients(2 if create_graph else 1), tape:
                     output = explained_output(
                         self.forward_func, tape.inputs, target, additional_forward_args
@@ -99,5 +99,5 @@ class BackwardAttribution(GradientAttribution, ABC):
                 relevance = tape.propagate(output, create_graph)
         except Unsupported as error:
             raise TypeError(str(error)) from None
-        rule.finish()
+        backward.finish()
         return format_output(is_tuple, relevance)

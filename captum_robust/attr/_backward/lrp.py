@@ -1,4 +1,4 @@
-"""Relevance propagation as a backward rule: looks each call up in the table of operations."""
+"""Relevance propagation as a backward pass: looks each call up in the table of operations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from captum_robust.attr._backward.attention import EXPANSIONS
+from captum_robust.attr._backward.backward_pass import BackwardPass
 from captum_robust.attr._backward.call import Bounds, Call, Node, Shares
 from captum_robust.attr._backward.lrp_rules import (
     OperationRule,
@@ -16,7 +17,6 @@ from captum_robust.attr._backward.lrp_rules import (
     rule_for,
 )
 from captum_robust.attr._backward.operations import MATRIX_PRODUCTS, PRODUCTS, RECURRENT
-from captum_robust.attr._backward.rule import BackwardRule
 from captum_robust.attr._backward.unsupported import Unsupported, unsupported
 
 _NO_RULE = "relevance propagation has no rule for {!r} of these arguments. {}"
@@ -28,7 +28,7 @@ _RECURRENT = "A recurrent layer is one call: explain with the gradient, or write
 Boxes = Callable[[tuple[Tensor, ...]], tuple[Bounds | None, ...]]
 
 
-class LayerwiseRelevance(BackwardRule):
+class LayerwiseRelevance(BackwardPass):
     """The rules of the operations, in the box of the inputs.
 
     What has no rule is refused only where relevance reaches it, with the name that the module had

@@ -95,7 +95,7 @@ def shares_by_products(
 def _positive_parts(x: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
     if not bool((x.detach() < 0).any()):
         return [(x, positive(weight))]
-    # At 0 they have the derivatives of the line above, whatever is beside it in the batch.
+    # At 0 they have the derivatives of the line above, for any neighbours in the batch.
     below, above = torch.where(x < 0, x, 0.0), torch.where(x < 0, 0.0, x)
     return [(above, positive(weight)), (below, negative(weight))]
 
@@ -250,5 +250,5 @@ def negative(x: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """What float16 has no room for: ratios to small totals."""
+    """In single precision: ratios to small totals are too large for float16."""
     return x.float() if x.dtype == torch.float16 else x

@@ -28,9 +28,9 @@ from torch.autograd.graph import get_gradient_edge
 from captum_robust._utils.forward import attach_graph
 from captum_robust._utils.function_mode import FunctionMode
 from captum_robust._utils.overwrite import overwrite, overwrite_directly
+from captum_robust.attr._backward.backward_pass import BackwardPass, GradientPass
 from captum_robust.attr._backward.call import CHANGED, Call, Node, replaced, tensors_in
 from captum_robust.attr._backward.operations import names
-from captum_robust.attr._backward.rule import BackwardRule, GradientRule
 from captum_robust.attr._backward.unsupported import unsupported
 from captum_robust.attr._backward.writes import (
     is_write,
@@ -54,24 +54,24 @@ class Tape(FunctionMode):
 
     Args:
         inputs: Floating-point tensors that require gradients.
-        rule: It checks each call once it is made, and says in which box each input lies.
+        backward: It checks each call once it is made, and says in which box each input lies.
 
     Raises:
         Unsupported: In the block, where a value depends on the inputs in a way that no function
             mode sees, or is changed in place in such a way.
     """
 
-    def __init__(self, inputs: tuple[Tensor, ...], rule: BackwardRule | None = None) -> None:
+    def __init__(self, inputs: tuple[Tensor, ...], backward: BackwardPass | None = None) -> None:
         super().__init__()
         # Copies, so that their nodes in the graph belong to this pass alone, and so that a model
         # may change them in place.
         self.inputs = tuple(x.clone() for x in inputs)
         self.calls: list[Call] = []
-        self._rule = GradientRule() if rule is None else rule
+        self._backward = GradientPass() if backward is None else backward
         self._held: dict[int, _Held] = {}  # by the id of the tensor
         self._views: dict[int, list[Tensor]] = {}  # by the id of the tensor that they are views of
         self._starts = {x.grad_fn for x in self.inputs}
-        boxes = self._rule.bounds(inputs)
+        boxes = self._backward.bounds(inputs)
         self._sources = [Node(x, None, box) for x, box in zip(self.inputs, boxes, strict=True)]
         for node in self._sources:
             self._register(node.tensor, node)
@@ -104,7 +104,7 @@ class Tape(FunctionMode):
             above = [relevance.pop(node, None) for node in call.outputs]
             if all(r is None for r in above):
                 continue
-            for node, share in self._rule.distribute(call, above, create_graph):
+            for node, share in self._backward.distribute(call, above, create_graph):
                 known = relevance.get(node)
                 relevance[node] = share if known is None else known + share
         found = [
@@ -135,9 +135,9 @@ class Tape(FunctionMode):
             return args[0] if args else kwargs["input"]  # writes what is there
         if is_write(name, kwargs):
             return self._in_place(func, name, args, kwargs)
-        if name in self._rule.expansions:
+        if name in self._backward.expansions:
             with self:
-                return self._rule.expansions[name](*args, **kwargs)
+                return self._backward.expansions[name](*args, **kwargs)
         return self._call(func, name, args, kwargs)
 
     def _call(
@@ -164,7 +164,7 @@ class Tape(FunctionMode):
         returned = enumerate(tensors_in((result,)))
         made = [(i, t) for i, t in returned if t.requires_grad and id(t) not in nodes]
         if made:
-            self._rule.check(call)
+            self._backward.check(call)
             call.outputs = [Node(t, call, position=i) for i, t in made]
             self.calls.append(call)
             for node in call.inputs:

@@ -1,4 +1,4 @@
-"""How an explanation by rules is plugged in: one class for each."""
+"""What an explanation does instead of the backward pass: one class for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_robust.attr._backward.call import Bounds, Call, Shares
 
 
-class BackwardRule(ABC):
+class BackwardPass(ABC):
     """What an explanation does instead of the backward pass. Made anew for each explanation."""
 
     expansions: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -32,7 +32,7 @@ class BackwardRule(ABC):
         """
 
     def bounds(self, inputs: tuple[Tensor, ...]) -> tuple[Bounds | None, ...]:
-        """The box that each input lies in, where the rule needs it."""
+        """The box that each input lies in, where the pass needs it."""
         return (None,) * len(inputs)
 
     def finish(self) -> None:
@@ -40,7 +40,7 @@ class BackwardRule(ABC):
         return
 
 
-class GradientRule(BackwardRule):
+class GradientPass(BackwardPass):
     """The true backward pass."""
 
     def distribute(self, call: Call, relevance: list[Tensor | None], create_graph: bool) -> Shares:
