@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -69,3 +70,10 @@ class WithLogits(nn.Module):
 
     def forward(self, x: Tensor) -> SimpleNamespace:
         return SimpleNamespace(logits=self.model(x))
+
+
+def follow(wrong: Callable[[], object], remedy: str, right: Callable[[], Tensor]) -> Tensor:
+    """What ``right`` gives, which does what the error of ``wrong`` says: ``remedy``."""
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=remedy):
+        wrong()
+    return right()

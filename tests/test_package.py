@@ -184,6 +184,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "audit/collect.py": "audit/test_run.py",
     "audit/measurements.py": "audit/test_run.py",
     "audit/results.py": "audit/test_report.py",
+    "audit/steps.py": "audit/test_run.py",
     "attacks/_best_iterate.py": "attacks/test_search.py",
     "attacks/_ensemble.py": "attacks/test_auto.py",
     "attacks/_explained.py": "attacks/test_search.py",

@@ -152,7 +152,7 @@ def counts_of(
             raise ValueError("inputs: counts know their examples. Leave the inputs out.")
         return explanation
     if inputs is None:
-        raise ValueError("inputs: give the examples to explain, or counts instead.")
+        raise ValueError("inputs: give the examples to explain, or counts instead of both.")
     return collect_counts(explanation, inputs, n_samples, target=target, **kwargs)
 
 
