@@ -112,11 +112,31 @@ def explained_output(
     output = run_forward(unwrapped(forward_fn), inputs, target, additional_forward_args)
     # No check of the rows here: DeepLift runs inputs and baselines as one batch of twice the size.
     if output[0].numel() != 1:
+        number = output[0].numel()
+        if target is None:
+            raise ValueError(
+                f"target: the model gives {number} values per example and one must be chosen. Pass "
+                "target= the class to explain."
+            )
         raise ValueError(
-            f"target: the model gives {output[0].numel()} values per example and one must be "
-            "chosen. Pass target= the class to explain."
+            f"target: it leaves {number} values per example, as of a map of classes, and one is "
+            "explained. Choose one, target=(class, row, column), or explain their mean: "
+            "lambda x: model(x).flatten(2).mean(2)."
         )
     return output
+
+
+def why_not_called(model: nn.Module, *args: Any) -> str | None:
+    """In Python's words why a model does not take these arguments; None where it does."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # written in C++, or a stand-in
+        return None
+    try:
+        signature.bind(*args)
+    except TypeError as error:
+        return str(error)
+    return None
 
 
 def unwrapped(forward_fn: Callable[..., Any]) -> Callable[..., Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from captum_robust._utils.forward import why_not_called
 from captum_robust._utils.model_state import depends_on_mode
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.attacks._limits import on_grid
@@ -119,18 +119,13 @@ def check_radius_shape(name: str, value: Radius, images: Tensor) -> None:
 
 def check_arguments(model: nn.Module, images: Tensor, arguments: tuple[Any, ...]) -> None:
     """Raise TypeError where the model cannot be called with these arguments."""
-    try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(images, *arguments)
-    except TypeError as error:
+    reason = why_not_called(model, images, *arguments)
+    if reason is not None:
         raise TypeError(
             f"model: calling it with the images and {len(arguments)} further arguments fails "
-            f"({error}). Give what it takes besides the images in the call of the attack: "
+            f"({reason}). Give what it takes besides the images in the call of the attack: "
             "additional_forward_args=(...), as in Captum."
-        ) from None
+        )
 
 
 def warn_of_training_mode(model: nn.Module) -> None:

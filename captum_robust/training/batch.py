@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_robust._utils.forward import output_of
+from captum_robust._utils.forward import output_of, why_not_called
 from captum_robust.training.randomness import Draws
 
 
@@ -99,6 +99,19 @@ def read_batch(loaded: Any, draws: Draws, repeat: int = 0, unpack: Unpack | None
     _check_rows(more, len(inputs))
     is_row = isinstance(labels, Tensor) and labels.dim() > 0 and len(labels) == len(inputs)
     return Batch(inputs, labels if is_row else None, draws, repeat, more)
+
+
+def check_call(model: nn.Module, batch: Batch) -> None:
+    """Raise TypeError where the model cannot be called with what a batch holds."""
+    more = batch.additional_forward_args
+    reason = why_not_called(model, batch.inputs, *more)
+    if reason is not None:
+        raise TypeError(
+            f"loader: calling the model with the inputs and {len(more)} further arguments fails "
+            f"({reason}). Let it yield what the model takes besides the inputs beside these, "
+            "((inputs, more), labels); or make it so: unpack=lambda batch: ((batch['inputs'], "
+            "batch['more']), batch['labels'])."
+        )
 
 
 def _inputs(first: Any) -> tuple[Any, tuple[Any, ...]]:

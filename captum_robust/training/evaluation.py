@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_robust._utils.model_state import preserve_model
 from captum_robust.outputs import Outputs, resolve
-from captum_robust.training.batch import Batch, Unpack, read_batch
+from captum_robust.training.batch import Batch, Unpack, check_call, read_batch
 from captum_robust.training.engine import Engine
 from captum_robust.training.measures import Measure
 from captum_robust.training.randomness import epoch_batches, preserve_randomness
@@ -39,6 +39,7 @@ def evaluate(
             for (loaded, _), turn in zip(batches, turns, strict=False):
                 if turn == engine.accelerator.process_index:
                     batch = read_batch(loaded, engine.draws(0), 0, unpack).to(engine.device)
+                    check_call(model, batch)
                     values = _compared(model, state.teacher, batch, output)
                     values |= _measured(model, batch, measures)
                     for name, value in values.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_robust.training.batch import Batch, Unpack, read_batch
+from captum_robust.training.batch import Batch, Unpack, check_call, read_batch
 from captum_robust.training.callbacks import Callback
 from captum_robust.training.checkpoints import Checkpoints
 from captum_robust.training.engine import Engine
@@ -99,6 +99,7 @@ class Loop:
                 if number < progress.batch:
                     continue  # read again after a resumption
                 batch = read_batch(loaded, self._draws(), 0, self.unpack).to(self.engine.device)
+                check_call(self.state.model, batch)
                 while progress.batch == number:
                     batch = replace(batch, draws=self._draws(), repeat=progress.repeat)
                     self._step(batch, is_last)

@@ -81,7 +81,8 @@ def explanation_bars(
     left_out = f" ({len(chosen)} of {n} features)" if n > len(chosen) else ""
     axis.set_xlabel(axis_title + left_out, fontsize=_FONT)
     if len(rows) > 1:
-        axis.legend(frameon=False, fontsize=_FONT)
+        # Above the axes, where it hides no bar.
+        axis.legend(frameon=False, fontsize=_FONT, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 

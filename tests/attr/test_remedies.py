@@ -33,7 +33,7 @@ def drawn(model, seed=0):
 
 NET = drawn(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
 CNN = drawn(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)))
-LAYER = nn.Linear(4, 3).double()
+MAP = drawn(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()))
 DATA = torch.randn(30, 4, generator=rng(2), dtype=torch.float64)
 
 
@@ -154,6 +154,14 @@ FOLLOWED = {
     ),
     "no target": (
         lambda: gradient(target=None), "Pass target= the class", lambda: gradient(target=1),
+    ),
+    "a map of classes: one of its places": (
+        lambda: gradient(IMAGES, MAP), r"target=\(class, row, column\)",
+        lambda: gradient(IMAGES, MAP, target=(1, 2, 3)),
+    ),
+    "a map of classes: its mean": (
+        lambda: gradient(IMAGES, MAP), r"model\(x\)\.flatten\(2\)\.mean\(2\)",
+        lambda: gradient(IMAGES, lambda x: MAP(x).flatten(2).mean(2)),
     ),
     "a dictionary: a module that returns the tensor": (
         lambda: gradient(model=lambda x: {"scores": NET(x)}),

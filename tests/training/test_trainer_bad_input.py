@@ -144,6 +144,19 @@ FOLLOWED = {
             Trainer(Embedded(), Distillation()),
         ),
     ),
+    "what the model takes beside the inputs": (
+        lambda: fit([(X, Y)], Trainer(Two(), Distillation())), r"\(\(inputs, more\), labels\)",
+        lambda: fit([((X, torch.ones(6, 4)), Y)], Trainer(Two(), Distillation())),
+    ),
+    "what the model takes beside the inputs: unpack=": (
+        lambda: fit([(X, Y)], ATEXTrainer(Two(), **DELTAS)), "or make it so: unpack=lambda batch",
+        lambda: fit(
+            [{"inputs": X, "more": torch.ones(6, 4), "labels": Y}],
+            ATEXTrainer(
+                Two(), **DELTAS, unpack=lambda b: ((b["inputs"], b["more"]), b["labels"])
+            ),
+        ),
+    ),
     "rows of another number: expand": (
         lambda: fit([((X, torch.ones(1, 4)), Y)], Trainer(Two(), Distillation())),
         r"argument\.expand\(6, \.\.\.\)",
