@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from captum_robust import audit, zoo
-from captum_robust.attr import BetaSmoothedGradient
 from captum_robust.audit import Budget
 
 parser = argparse.ArgumentParser(description="Peak memory of audits of more and more examples.")
@@ -47,7 +46,7 @@ class Repeated(Dataset):
 def inside(n: int) -> None:
     """Audit, write report and numbers, and print the peak of this process."""
     model = zoo.fashion_mnist_cnn()
-    explanations = {"gradient": Saliency(model), "beta": BetaSmoothedGradient(model, beta=1.0)}
+    explanations = {"gradient": Saliency(model)}
     report = audit.audit(
         model, explanations, DataLoader(Repeated(n), batch_size=20), eps=0.05,
         budget=Budget(evaluations=4, copies=20, perturbations=5, neighbours=2, flips=3),

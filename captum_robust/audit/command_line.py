@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +34,9 @@ _DEMO = replace(BUDGETS["quick"], evaluations=12, copies=100)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0, 1 where ``compare`` finds too large a loss, 2 after a wrong call."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(given)
+    options.repeated_by = shlex.join(["captum-robust", *given])
     try:
         return options.command(options)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
@@ -95,6 +98,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _finish(report: AuditReport, options: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", "0")) > 0:
         return 0  # one of the processes writes the report
+    about = {"command": options.repeated_by, **report.circumstances}
+    report = replace(report, circumstances=about)
     report.to_html(options.out, title=options.title)
     if options.json is not None:
         report.to_json(options.json)

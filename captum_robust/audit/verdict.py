@@ -58,10 +58,11 @@ class Rules:
         """
         if left is None:
             return Verdict.UNRELIABLE, "no example could be measured"
+        where = "in place, in the examples that it could move" if failed else "in place"
         if left.high < self.kept:
             # An attack that succeeded is a fact, also where a stronger one may exist.
             return Verdict.EASY, (
-                f"the attack leaves {left.mean:.0%} of the most relevant features in place, "
+                f"the attack leaves {left.mean:.0%} of the most relevant features {where}, "
                 f"and {self.kept:.0%} are asked for"
             )
         if left.n < self.examples:
@@ -78,11 +79,11 @@ class Rules:
             )
         if left.low >= self.kept:
             return Verdict.HARD, (
-                f"the strongest attack leaves {left.mean:.0%} of the most relevant features in "
-                f"place, at least {left.low:.0%} with 95 % confidence"
+                f"the strongest attack leaves {left.mean:.0%} of the most relevant features "
+                f"{where}, at least {left.low:.0%} with 95 % confidence"
             )
         return Verdict.EASY, (
-            f"the attack leaves {left.mean:.0%} of the most relevant features in place, too close "
+            f"the attack leaves {left.mean:.0%} of the most relevant features {where}, too close "
             f"to the {self.kept:.0%} that are asked for to call it hard"
         )
 

@@ -56,9 +56,18 @@ def test_images_whose_names_are_full_of_markup(folder, capsys):
     assert command_line.main([*arguments, "--std", "1/2,1/2,1/2", "--limit", "3"]) == 0
     known = json.loads((folder / "a.json").read_text())
     assert known["n_examples"] == 3
+    assert known["circumstances"]["command"].startswith("captum-robust audit --model users_own")
     assert known["settings"]["eps"] == pytest.approx(8 / 255)
     assert "<i>" not in (folder / "a.html").read_text().split("</style>")[1]
     assert "The report: a.html" in capsys.readouterr().out
+    # The same pictures under plain names give the same numbers.
+    (folder / "photos").rename(folder / "plain")
+    for number, path in enumerate(sorted((folder / "plain").iterdir())):
+        path.rename(folder / "plain" / str(number))
+    plain = [*changed(arguments, images="plain"), "--std", "1/2,1/2,1/2", "--limit", "3"]
+    assert command_line.main([*plain, "--json", "b.json", "--out", "b.html"]) == 0
+    other = json.loads((folder / "b.json").read_text())
+    assert {**other, "circumstances": None} == {**known, "circumstances": None}
 
 
 def test_a_table_keeps_the_names_of_its_columns(folder):
