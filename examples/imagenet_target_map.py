@@ -100,7 +100,7 @@ for name, method in methods.items():
     print(f"{name:12} {text[::2].mean():14.2f} {text[1::2].mean():12.2f} {back[1::2].mean():16.2f}")
 columns = {"explanation": maps["gradient"], "beta-smoothed": maps["beta = 3"]}
 columns["kernel-smoothed"] = maps["kernel"]
-titles = ["photograph", "change, amplified", *columns]
+titles = ["photograph", "change", *columns]
 rows = ["original", "manipulated"] * len(images)
 figure = explanation_grid(batch, list(columns.values()), rows, titles, change=change)
 figure.savefig(args.output, dpi=150)
