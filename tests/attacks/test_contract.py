@@ -121,7 +121,22 @@ EXPLANATIONS = {
     ),
     "nesting": (lambda m: KernelSmoothing(BetaSmoothing(InputXGradient(m), 5.0)), NOISE),
 }
-EACH_EXPLANATION = pytest.mark.parametrize("explanation_name", EXPLANATIONS)
+
+
+def pair(attack_name, explanation_name):
+    """One cell of the table: variants of an attack, and combinations, are many and slow."""
+    variant = ", one" in attack_name and explanation_name != "default"
+    combined = " " in explanation_name or explanation_name == "nesting"
+    rare = variant or (combined and attack_name != "GhorbaniTopK")
+    name = f"{attack_name}-{explanation_name}"
+    return pytest.param(
+        attack_name, explanation_name, id=name, marks=[pytest.mark.slow] if rare else []
+    )
+
+
+EACH_PAIR = pytest.mark.parametrize(
+    ("attack_name", "explanation_name"), [pair(a, e) for a in ATTACKS for e in EXPLANATIONS]
+)
 
 
 class Case:
@@ -156,8 +171,7 @@ def change(manipulated, images):
     return (manipulated.double() - images.double()).abs().max().item()
 
 
-@EACH_ATTACK
-@EACH_EXPLANATION
+@EACH_PAIR
 class TestEveryAttackOnEveryExplanation:
     def test_result_is_an_allowed_image(
         self, attack_name, explanation_name, make_network, make_images

@@ -83,7 +83,10 @@ def zoo():
     return Zoo()
 
 
-@pytest.mark.parametrize(("eps", "bar", "chance"), [(0.02, 0.42, 0.56), (0.08, 0.22, 0.44)])
+@pytest.mark.parametrize(
+    ("eps", "bar", "chance"),
+    [pytest.param(0.02, 0.42, 0.56, marks=pytest.mark.slow), (0.08, 0.22, 0.44)],
+)
 def test_top_k(eps, bar, chance, zoo):
     """Measured: 0.34 and 0.14, where chance leaves 0.62 and 0.52."""
     attack = zoo.top_k(eps)
@@ -96,12 +99,14 @@ def test_top_k(eps, bar, chance, zoo):
     assert zoo.kept(zoo.attacked(best_of_20)) >= attacked + 0.1
 
 
+@pytest.mark.slow
 def test_mass_center(zoo):
     """Measured: 2.4 pixels against 0.49."""
     attack = GhorbaniMassCenter(zoo.model, None, 0.02, 0.02 / 6, STEPS)
     assert zoo.shift(zoo.attacked(attack)) >= 3 * zoo.shift(zoo.random(0.02))
 
 
+@pytest.mark.slow
 def test_target(zoo):
     """Measured: 2.9 times the share, where chance leaves it as it is."""
     regions = torch.zeros(N, 28, 28, dtype=torch.bool)
@@ -118,6 +123,7 @@ def test_target(zoo):
     assert share(zoo.random(0.08)) <= 1.3 * share(zoo.images)
 
 
+@pytest.mark.slow
 def test_dombrowski(zoo):
     """Measured: a correlation of 0.53, from 0; a change of the probabilities of 0.015."""
     stripe = torch.zeros(28, 28)
@@ -130,6 +136,7 @@ def test_dombrowski(zoo):
     assert (after - before).norm(dim=1).mean() <= 0.05
 
 
+@pytest.mark.slow
 def test_an_attack_that_knows_the_defence_beats_one_that_does_not(zoo):
     """Measured: 0.30 against 0.49. Still more than the 0.14 that is left of the gradient."""
     smoothed = BetaSmoothing(Saliency(zoo.model), beta=1.0)

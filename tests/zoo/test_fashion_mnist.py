@@ -263,6 +263,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.tobytes())
 
 
+@pytest.mark.slow
 def test_the_script_writes_both_files(tmp_path: Path):
     script = Path(__file__).resolve().parents[2] / "examples" / "train_zoo.py"
     raw, out = tmp_path / "FashionMNIST" / "raw", tmp_path / "out"
@@ -308,11 +309,11 @@ def test_the_network_after_atex_is_another_one_that_agrees():
 
 
 def test_an_attack_leaves_more_of_its_explanations():
-    images, _ = fashion_mnist_sample(32)
+    images, _ = fashion_mnist_sample(16)
     left = []
     for model in (fashion_mnist_cnn(), fashion_mnist_cnn_atex()):
         labels = model(images).argmax(1)
-        attack = GhorbaniTopK(model, eps=0.04, alpha=0.004, steps=20, k=50)
+        attack = GhorbaniTopK(model, eps=0.04, alpha=0.004, steps=15, k=50)
         maps = []
         for batch in (images, attack(images, labels)):
             gradient = Saliency(model).attribute(batch.requires_grad_(), target=labels)
