@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_robust._utils.forward import logits_of
+
 
 @dataclass(frozen=True)
 class Case:
@@ -33,7 +35,27 @@ class Case:
 
 def image_case(model: nn.Module, size: int = 32, channels: int = 3) -> Case:
     generator = torch.Generator().manual_seed(1)
-    return Case(model.eval(), torch.rand(2, channels, size, size, generator=generator))
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and not layer.weight.any():
+            nn.init.normal_(layer.weight, std=0.1)  # or nothing could be explained
+    images = torch.rand(2, channels, size, size, generator=generator)
+    with torch.no_grad():
+        vanishes = bool((logits_of(model.eval()(images)).abs() < 1e-9).all())
+    if vanishes:
+        _normalise(model, torch.rand(8, channels, size, size, generator=generator))
+    return Case(model.eval(), images)
+
+
+def _normalise(model: nn.Module, images: Tensor) -> None:
+    """Give batch norms the statistics of images, or rounding is all that is left of these."""
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        model.train()(images)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def signal_case(model: nn.Module, *shape: int, channel_dim: int = 1) -> Case:
@@ -88,11 +110,16 @@ class WithCategories(nn.Module):
         return self.layers(torch.cat([numbers, category], dim=1))
 
 
-def torchvision_case(name: str, size: int = 64, **options: Any) -> Callable[[], Case]:
+def torchvision_case(name: str, size: int = 48, **options: Any) -> Callable[[], Case]:
     def build() -> Case:
         from torchvision import models
 
         model = models.get_model(name, weights=None, num_classes=5, **options)
+        if name == "alexnet" or name.startswith("vgg"):  # of a hundred million weights
+            first = next(layer for layer in model.classifier if isinstance(layer, nn.Linear))
+            model.classifier = nn.Sequential(
+                nn.Linear(first.in_features, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 5)
+            )
         return image_case(model, size)
 
     return build
@@ -112,9 +139,6 @@ def hugging_face_case(kind: str, **options: Any) -> Callable[[], Case]:
         import transformers
 
         config = getattr(transformers, f"{kind}Config")(num_labels=3, **options)
-        suffix = (
-            "ImageClassification" if hasattr(config, "image_size") else "SequenceClassification"
-        )
         sees = kind == "ConvNext" or hasattr(config, "image_size")
         suffix = "ImageClassification" if sees else "SequenceClassification"
         model = getattr(transformers, f"{kind}For{suffix}")(config).eval()
@@ -146,9 +170,9 @@ _TINY = {
 }  # fmt: skip
 
 ARCHITECTURES: dict[str, Callable[[], Case]] = {
-    "torchvision AlexNet": torchvision_case("alexnet"),
-    "torchvision VGG-11": torchvision_case("vgg11"),
-    "torchvision VGG-11 with batch norm": torchvision_case("vgg11_bn"),
+    "torchvision AlexNet": torchvision_case("alexnet", 64),
+    "torchvision VGG-11": torchvision_case("vgg11", 32),
+    "torchvision VGG-11 with batch norm": torchvision_case("vgg11_bn", 32),
     "torchvision SqueezeNet": torchvision_case("squeezenet1_1"),
     "torchvision ResNet-18": torchvision_case("resnet18"),
     "torchvision DenseNet-121": torchvision_case("densenet121"),
