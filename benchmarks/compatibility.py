@@ -29,7 +29,8 @@ Compatibility
 See whether your kind of network works with what you want to use: {networks} networks, and
 {share:.0%} of the cells are "yes". A yes means that the result was compared with plain PyTorch and
 agreed to 1e-5 of its largest value. A number stands for the error that you get, which is below the
-table with what to do. The networks are small, have random weights and are in evaluation mode. Seed 0, torch 2.14.
+table with what to do. The networks are small, have random weights (seed 0) and are in evaluation
+mode; torch 2.14.
 
 .. code-block:: bash
 
