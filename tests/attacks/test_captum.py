@@ -151,7 +151,7 @@ def still_the_same(relevance, clean):
 
 
 class TestMinParamPerturbation:
-    @pytest.mark.parametrize("per_eval", [1, 3])
+    @pytest.mark.parametrize("per_eval", [pytest.param(1, marks=pytest.mark.slow), 3])
     def test_smallest_eps_that_forges_the_explanation(self, per_eval, model, images, labels):
         attack = attacks.GhorbaniTopK(model, eps=0.02, alpha=0.002, steps=12, k=50)
         forged = 0

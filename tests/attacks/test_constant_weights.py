@@ -63,12 +63,13 @@ def test_equals_torch(name: str, biased: bool) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_gradcheck(name: str) -> None:
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_gradcheck(name: str, fast: bool) -> None:
     func, x_shape, w_shape, options = CALLS[name]
     x, weight = _draw(x_shape, 0).requires_grad_(), _draw(w_shape, 1)
     with constant_weights():
-        assert gradcheck(lambda x: func(x, weight, **options), x)
-        assert gradgradcheck(lambda x: func(x, weight, **options).sin(), x)
+        assert gradcheck(lambda x: func(x, weight, **options), x, fast_mode=fast)
+        assert gradgradcheck(lambda x: func(x, weight, **options).sin(), x, fast_mode=fast)
 
 
 def test_modules_positional_arguments_and_channels_last() -> None:
