@@ -48,8 +48,8 @@ def inside(n: int) -> None:
     model = zoo.fashion_mnist_cnn()
     explanations = {"gradient": Saliency(model)}
     report = audit.audit(
-        model, explanations, DataLoader(Repeated(n), batch_size=20), eps=0.05,
-        budget=Budget(evaluations=4, copies=20, perturbations=5, neighbours=2, flips=3),
+        model, explanations, DataLoader(Repeated(n), batch_size=50), eps=0.05,
+        budget=Budget(evaluations=2, copies=4, perturbations=2, neighbours=1, flips=1),
         show_progress=False,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

@@ -22,10 +22,18 @@ class Processes:
 
     def __init__(self) -> None:
         self._state: Any = None
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1:
             from accelerate import PartialState
 
-            self._state = PartialState()
+            # Without `cpu` it takes processes without devices for one process each.
+            self._state = PartialState(cpu=_only_processors())
+            if self._state.num_processes != launched:
+                raise ValueError(
+                    f"{launched} processes were launched and accelerate uses "
+                    f"{self._state.num_processes}, so each would audit by itself. Without devices, "
+                    "set ACCELERATE_USE_CPU=true."
+                )
 
     @property
     def rank(self) -> int:
@@ -46,6 +54,12 @@ class Processes:
         """Until all are here."""
         if self._state is not None:
             self._state.wait_for_everyone()
+
+
+def _only_processors() -> bool:
+    asked = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    devices = (getattr(torch, name, None) for name in ("cuda", "xpu", "npu"))
+    return asked or not any(device and device.is_available() for device in devices)
 
 
 def run(
