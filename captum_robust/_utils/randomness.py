@@ -138,3 +138,11 @@ def _torch_kept(kinds: Iterable[str]) -> Iterator[None]:
 def _drawable(like: Tensor) -> torch.dtype:
     """Half precision is drawn in single, so that the tails are not cut by its coarse uniforms."""
     return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
+def mixed(seed: int) -> int:
+    """A seed whose neighbours are far away (the finaliser of SplitMix64)."""
+    z = (seed + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)

@@ -14,6 +14,14 @@ from torch import Tensor
 from captum_robust._utils.user_warnings import warn_user
 
 
+def is_top_k(x: Tensor, k: int) -> Tensor:
+    """Which numbers of a row are among its k largest, the first of equal ones first: (n, F)."""
+    # Which of several equal numbers `topk` picks depends on the device; its k-th value does not.
+    threshold = x.topk(k, dim=1).values[:, -1:]
+    above, at = x > threshold, x == threshold
+    return above | (at & (at.cumsum(1) <= k - above.sum(1, keepdim=True)))
+
+
 def normalized_relevance(attributions: Tensor, channel_dim: int = 1) -> Tensor:
     """Relevance map without checks, warnings or device synchronisation, for the inside of loops.
 

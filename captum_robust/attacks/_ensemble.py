@@ -156,7 +156,9 @@ class Round:
         own = Explained(seen.relevance[part], lambda: seen.output[part])
         self._best.update(x, measure, own, rows)
         allowed = self._best.allowed(own.output.detach(), rows)
-        lowest = torch.where(allowed, measure, torch.inf).minimum(self._reached[rows])
+        # A map without relevance, or NaN, is not a success of the gradient's.
+        shows = (own.relevance.flatten(1) != 0).any(1) & measure.isfinite()
+        lowest = torch.where(allowed & shows, measure, torch.inf).minimum(self._reached[rows])
         self._reached.index_copy_(0, rows, lowest)
         gain = (before - self._best.score[rows]).sum()
         self.gains[segment.member] = self.gains.get(segment.member, torch.zeros_like(gain)) + gain

@@ -111,7 +111,7 @@ class RankCorrelation(_Correlation):
     """
 
     def __call__(self, clean: Tensor, new: Tensor) -> Tensor:
-        """The correlation, (N,); ties are ranked in order."""
+        """The correlation, (N,)."""
         return objectives.correlation(objectives.ranks_of(clean), objectives.ranks_of(new))
 
     def losses(self, clean: Tensor) -> dict[str, Loss]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from captum_robust._utils.relevance import is_top_k
+
 
 def mass_on(relevance: Tensor, region: Tensor) -> Tensor:
     r"""Share of the relevance in a region, :math:`\sum_{t \in T} r_t` (Tang et al. 2021, Eq. 1).
@@ -35,9 +37,7 @@ def top_k_mask(relevance: Tensor, k: int) -> Tensor:
         >>> top_k_mask(torch.tensor([[0.5, 0.2, 0.3]]), k=2)
         tensor([[1., 0., 1.]])
     """
-    flat = relevance.flatten(1)
-    mask = torch.zeros_like(flat).scatter_(1, flat.topk(k, dim=1).indices, 1.0)
-    return mask.view_as(relevance)
+    return is_top_k(relevance.flatten(1), k).to(relevance.dtype).view_as(relevance)
 
 
 def mass_center(relevance: Tensor) -> Tensor:
@@ -198,14 +198,17 @@ def soft_rank_correlation(a: Tensor, ranks: Tensor, sharpness: float = 0.5) -> T
 
 
 def ranks_of(a: Tensor) -> Tensor:
-    """Position of each feature in the order of its map, from 0 on, as numbers of its dtype.
+    """Rank of each feature in its map, from 0 on, as numbers of its dtype; equal ones share a mean.
 
     Example:
-        >>> ranks_of(torch.tensor([[0.5, 0.2, 0.3]]))
-        tensor([[2., 0., 1.]])
+        >>> ranks_of(torch.tensor([[0.5, 0.2, 0.3, 0.2]]))
+        tensor([[3.0000, 0.5000, 2.0000, 0.5000]])
     """
-    flat = a.flatten(1)
-    return flat.argsort(1).argsort(1).to(a.dtype).view_as(a)
+    flat = a.detach().flatten(1).contiguous()
+    ordered = flat.sort(dim=1).values
+    smaller = torch.searchsorted(ordered, flat)
+    not_larger = torch.searchsorted(ordered, flat, right=True)
+    return ((smaller + not_larger - 1).to(a.dtype) / 2).view_as(a)
 
 
 def _with_edge(relevance: Tensor, k: int) -> tuple[Tensor, Tensor]:

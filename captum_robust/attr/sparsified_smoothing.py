@@ -22,7 +22,7 @@ from captum_robust._utils.checks import (
     check_positive,
     checked,
 )
-from captum_robust._utils.randomness import fresh_generator, seed_from, standard_normal
+from captum_robust._utils.randomness import fresh_generator, mixed, seed_from, standard_normal
 from captum_robust._utils.types import TensorOrTensors, Tensors
 
 
@@ -129,7 +129,7 @@ class SparsifiedSmoothing(Attribution):
                 total = marks if total is None else total + marks
                 bar.update(len(copies))
         assert total is not None
-        return format_output(sweep.is_tuple_out, sweep.layout.restored(total / n_samples))
+        return format_output(sweep.is_tuple_out, sweep.layout.restored(total.double() / n_samples))
 
     def count_marks(
         self,
@@ -228,7 +228,7 @@ class _Sweep:
         self._method, self._stdev = smoothing.attribution_method, smoothing.stdev
         self._kept, self._channel_dim = smoothing.kept, smoothing.channel_dim
         self._inputs, self._is_tuple, self._kwargs = inputs, is_tuple, kwargs
-        self._first, self._generator = _mixed(seed), torch.Generator(device)
+        self._first, self._generator = mixed(seed), torch.Generator(device)
         self.is_tuple_out = is_tuple
         self._found_layout: _Layout | None = None
 
@@ -252,7 +252,7 @@ class _Sweep:
         )
         arguments = expand_per_example_arguments(len(copies), self._inputs, self._kwargs)
         # What the method draws must not be the noise again, so it has another seed.
-        seed, device = _mixed(self._first + copies.start), self._inputs[0].device
+        seed, device = mixed(self._first + copies.start), self._inputs[0].device
         with same_draws(self._method, seed, device, arguments) as arguments:
             rows = format_output(self._is_tuple, noisy)
             result = attribute_detached(self._method, rows, **arguments)
@@ -318,11 +318,3 @@ def _chunks(copies: range, size: int) -> Iterator[range]:
         stop = min(copies.stop, (start // size + 1) * size)
         yield range(start, stop)
         start = stop
-
-
-def _mixed(seed: int) -> int:
-    """A seed whose neighbours are far away (the finaliser of SplitMix64)."""
-    z = (seed + 0x9E3779B97F4A7C15) % 2**64
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return z ^ (z >> 31)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_robust._utils.captum import format_output
+from captum_robust._utils.randomness import mixed
 from captum_robust._utils.types import Tensors
 
 Ranges = tuple[tuple[int, int, int], ...]
@@ -55,7 +57,7 @@ class SmoothingCounts:
 
     def shares(self) -> Tensor | Tensors:
         """The explanation: shares in [0, 1], a map (N, ...) per input, float64."""
-        return self.maps(self.marks / self.n_samples)
+        return self.maps(self.marks.double() / self.n_samples)
 
     def maps(self, values: Tensor) -> Tensor | Tensors:
         """(N, d) as maps (N, ...), one per input."""
@@ -138,4 +140,16 @@ def _joined(ranges: Ranges) -> Ranges:
             joined[-1] = (seed, joined[-1][1], stop)
         else:
             joined.append((seed, start, stop))
+    for one, other in combinations(joined, 2):
+        if one[0] != other[0] and _same_noise(one, other):
+            raise ValueError(
+                f"seeds {one[0]} and {other[0]} draw some of the same copies, which count once. "
+                "Give one of the runs another seed."
+            )
     return tuple(joined)
+
+
+def _same_noise(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+    """Whether copies of two seeds begin from the same state of the generator, which has 32 bits."""
+    (a, n), (b, m) = ((mixed(seed) + start, stop - start) for seed, start, stop in (one, other))
+    return (b - a) % 2**32 < n or (a - b) % 2**32 < m

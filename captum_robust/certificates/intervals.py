@@ -10,6 +10,7 @@ certainty, and is loose: widths grow with each layer.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -105,7 +106,15 @@ class Monotone(Layer):
     def forward(self, box: Interval) -> Interval:
         """The ends of the interval."""
         self._box = box
-        return Interval(self._module(box.lower), self._module(box.upper))
+        lower, upper = self._module(box.lower), self._module(box.upper)
+        if isinstance(self._module, nn.Softplus):
+            # torch's falls at its threshold, from log(1 + exp(beta z)) / beta to z.
+            edge = self._module.threshold / self._module.beta
+            crosses = (box.lower <= edge) & (box.upper > edge)
+            top = math.log1p(math.exp(-self._module.threshold)) / self._module.beta + edge
+            lower = torch.where(crosses, lower.clamp(max=edge), lower)
+            upper = torch.where(crosses, upper.clamp(min=top), upper)
+        return Interval(lower, upper)
 
     def backward(self, gradient: Interval) -> Interval:
         """Times the derivatives at the ends, between which lie all others."""
@@ -223,14 +232,16 @@ def enclosing_layers(model: nn.Module) -> list[Layer]:
     Raises:
         TypeError: The model is not an ``nn.Sequential`` of supported layers.
     """
-    if not isinstance(model, nn.Sequential):
+    if not _is_sequential(model):
         raise TypeError(
             f"model must be an nn.Sequential of layers, got {type(model).__name__}. Other networks "
             "are certified by sampling: certify_top_k."
         )
     layers: list[Layer] = []
-    for name, module in model.named_children():
-        if isinstance(module, nn.Sequential):
+    # Not named_children, which names a module that is used twice only once.
+    for name, module in model._modules.items():
+        assert module is not None
+        if _is_sequential(module):
             layers += enclosing_layers(module)
         elif isinstance(module, (nn.Dropout, nn.Dropout2d)) and not module.training:
             continue
@@ -243,6 +254,11 @@ def enclosing_layers(model: nn.Module) -> list[Layer]:
                 "Other networks are certified by sampling: certify_top_k."
             )
     return layers
+
+
+def _is_sequential(module: nn.Module) -> bool:
+    """Whether its layers are all that it does: a subclass may do more."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def gradient_bounds(

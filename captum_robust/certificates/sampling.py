@@ -100,7 +100,7 @@ def collect_counts(
     )
     target, clean, output = _explained(smoothing, inputs, target, output, kwargs)
     kwargs = {"target": target, **kwargs}
-    fingerprint = _fingerprint(smoothing, inputs, kwargs)
+    fingerprint = _fingerprint(smoothing, inputs, output, kwargs)
     counts = None
     if file is not None and Path(file).exists():
         counts = _own_file(Path(file), fingerprint, seed, first_copy, n_samples)
@@ -208,33 +208,46 @@ def _own_file(
     return counts
 
 
+_PLAIN = (int, float, str, Tensor)
+
+
 def _fingerprint(
-    smoothing: SparsifiedSmoothing, inputs: Tensor | Tensors, kwargs: dict[str, Any]
+    smoothing: SparsifiedSmoothing,
+    inputs: Tensor | Tensors,
+    output: Outputs | None,
+    kwargs: dict[str, Any],
 ) -> str:
     """A hash of what was explained, and how."""
-    digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, Tensor):
-            digest.update(f"{tuple(value.shape)}{value.dtype}".encode())
-            # As bytes: numpy has no bfloat16.
-            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(raw.numpy().tobytes())
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                add(item)
-        elif isinstance(value, (int, float, str, bool, type(None))):
-            digest.update(repr(value).encode())
-
-    names: list[str] = []
+    methods: list[Any] = []
     held: Any = smoothing
     while isinstance(held, Attribution):
-        names.append(type(held).__name__)
+        methods.append(type(held).__name__)
+        methods += [pair for pair in sorted(vars(held).items()) if isinstance(pair[1], _PLAIN)]
         held = getattr(held, "attribution_method", None)
-    settings = (names, smoothing.kept, smoothing.stdev, smoothing.channel_dim)
-    for value in (settings, inputs, *(pair for pair in sorted(kwargs.items()))):
-        add(value)
+    meaning = (type(output).__name__, *sorted(getattr(output, "__dict__", {}).items()))
+    settings = (methods, meaning, smoothing.kept, smoothing.stdev, smoothing.channel_dim)
+    digest = hashlib.sha256()
+    for value in (settings, inputs, *sorted(kwargs.items())):
+        _add(digest, value)
     if isinstance(smoothing.forward_func, nn.Module):
+        for name, module in smoothing.forward_func.named_modules():
+            _add(digest, (name, type(module).__qualname__, module.extra_repr()))
         for name, tensor in sorted(smoothing.forward_func.state_dict().items()):
-            add((name, tensor))
+            _add(digest, (name, tensor))
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{tuple(value.shape)}{value.dtype}".encode())
+        # As bytes: numpy has no bfloat16.
+        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            _add(digest, item)
+    elif isinstance(value, (int, float, str, bool, type(None))):
+        digest.update(repr(value).encode())
+    else:
+        digest.update(getattr(value, "__qualname__", type(value).__qualname__).encode())
+    digest.update(b";")

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_robust._utils.relevance import is_top_k
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._pairs import check_pair, compare_pairs, whole_number
 from captum_robust.metrics.correlation import spearman_correlation
-from captum_robust.metrics.top_k import check_k, is_top_k
+from captum_robust.metrics.top_k import check_k
 
 
 class FoolingIntervals(NamedTuple):

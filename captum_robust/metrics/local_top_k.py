@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_robust._utils.relevance import is_top_k
 from captum_robust.metrics._pairs import (
     compare_pairs,
     is_constant,
     warn_of_constants,
     whole_number,
 )
-from captum_robust.metrics.top_k import check_k, is_top_k
+from captum_robust.metrics.top_k import check_k
 
 
 def local_top_k_intersection(

@@ -136,12 +136,14 @@ def query_consistency(
         near = _near(row, data, n_queries, n_neighbours, source)
         asked = torch.cat([queries[order.to(rows.device)], near])
         said = torch.stack([torch.as_tensor(s.predict(_array(asked))).flatten() for s in learners])
-        outside = _outside(answers(asked), said)
+        answered = answers(asked)
+        # NaN or Inf to a query is as far outside as can be.
+        outside = torch.where(answered.isfinite(), _outside(answered, said), torch.inf)
         n = len(order)
         others = [_outside(s, _without(said, i)) for i, s in enumerate(said)]
-        excess.append(outside[:n].mean())
-        spread.append(torch.stack([outside[n:].mean(), *(o[:n].mean() for o in others)]).max())
-    e, s = torch.stack(excess).nan_to_num(), torch.stack(spread).nan_to_num()
+        excess.append(_mean(outside[:n]))
+        spread.append(torch.stack([outside[n:].mean(), *(_mean(o[:n]) for o in others)]).max())
+    e, s = torch.stack(excess), torch.stack(spread)
     n_larger = int((e > s).sum())
     p_value = binomtest(n_larger, len(rows), 0.5, alternative="greater").pvalue
     return QueryConsistency(float(p_value), e.to(rows), s.to(rows))
@@ -151,6 +153,11 @@ def _outside(values: Tensor, said: Tensor) -> Tensor:
     """How far each value lies outside of what the others (s, n) say, 0 within."""
     low, high = said.min(0).values, said.max(0).values
     return torch.maximum(low - values, values - high).clamp(min=0)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean, 0 of none."""
+    return values.mean() if len(values) else values.new_zeros(())
 
 
 def _without(said: Tensor, i: int) -> Tensor:

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
+from captum_robust._utils.relevance import is_top_k
 from captum_robust.metrics._pairs import compare_pairs, is_constant, warn_of_constants, whole_number
 
 
@@ -64,11 +65,3 @@ def check_k(x: Tensor, k: int) -> None:
         raise ValueError(
             f"k must be from 1 to the number of features of one example, {n_features}, got {k}."
         )
-
-
-def is_top_k(x: Tensor, k: int) -> Tensor:
-    """Which numbers of a row are among its k largest, the first of equal ones first: (n, F)."""
-    # Which of several equal numbers `topk` picks depends on the device; its k-th value does not.
-    threshold = x.topk(k, dim=1).values[:, -1:]
-    above, at = x > threshold, x == threshold
-    return above | (at & (at.cumsum(1) <= k - above.sum(1, keepdim=True)))

@@ -74,6 +74,19 @@ def test_ssim_refuses(make, error, match):
         make()
 
 
+def with_ties(seed):
+    return torch.where(maps(seed) > 0.04, maps(seed), 0.0)
+
+
+def test_ties_count_as_in_metrics():
+    a, b = with_ties(1), with_ties(2)
+    expected = metrics.spearman_correlation(a, b)
+    torch.testing.assert_close(RankCorrelation()(a, b), expected.to(a.dtype))
+    for k in (1, 12, 19):
+        expected = metrics.top_k_intersection(a, b, k)
+        torch.testing.assert_close(TopKIntersection(k)(a, b), expected.to(a.dtype))
+
+
 def literal_soft_top_k(r, region, k, s):
     values = []
     for row, marks in zip(r.flatten(1).tolist(), region.flatten(1).tolist(), strict=True):

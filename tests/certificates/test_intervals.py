@@ -18,7 +18,18 @@ def drawn(model, scale=0.5):
     return model.double().eval()
 
 
+def one_rectifier():
+    rectifier = nn.ReLU()
+    layers = nn.Linear(6, 8), rectifier, nn.Linear(8, 8), rectifier, nn.Linear(8, 5)
+    return nn.Sequential(*layers)
+
+
 NETWORKS = {
+    "a layer used twice": one_rectifier,
+    "softplus with a low threshold": lambda: nn.Sequential(
+        nn.Linear(6, 8), nn.Softplus(2.0, threshold=0.5), nn.Linear(8, 8), nn.ReLU(),
+        nn.Linear(8, 5),
+    ),
     "dense": lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.Softplus(3.0)),
     "pooled": lambda: nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -104,16 +115,31 @@ def test_larger_balls_have_wider_bounds():
     assert widths[0] < 1e-9 < widths[1]
 
 
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (Residual(nn.Linear(4, 4)), "must be an nn.Sequential"),
+        (nn.Sequential(Residual(nn.Linear(4, 4))), r"layer 0 \(Residual\) cannot be enclosed"),
         (nn.Linear(2, 2), "must be an nn.Sequential"),
         (nn.Sequential(nn.Linear(2, 2), nn.Tanh()), r"layer 1 \(Tanh\) cannot be enclosed"),
         (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), "ceil_mode"),
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")), "Conv2d"),
         (nn.Sequential(nn.Dropout()), "Dropout"),
     ],
-    ids=["no sequential", "tanh", "ceil", "circular", "dropout in training"],
+    ids=[
+        "a subclass",
+        "a subclass inside",
+        "no sequential",
+        "tanh",
+        "ceil",
+        "circular",
+        "dropout in training",
+    ],
 )
 def test_what_cannot_be_enclosed(model, message):
     with pytest.raises(TypeError, match=message):

@@ -15,7 +15,7 @@ from captum.attr import Saliency
 from torch import nn
 
 import captum_robust
-from captum_robust.attr import SparsifiedSmoothing
+from captum_robust.attr import BetaSmoothing, SparsifiedSmoothing
 from captum_robust.certificates import SmoothingCounts, collect_counts
 
 SCRIPT = Path(__file__).with_name("killed_count.py")
@@ -133,6 +133,37 @@ def test_what_does_not_belong_together_is_not_added():
 
 
 # --- Files.
+
+
+def test_seeds_that_draw_the_same_copies_are_not_added():
+    """Copy 1,595 of seed 150 begins from the state of copy 0 of seed 933."""
+    one = count(8, seed=933)
+    with pytest.raises(ValueError, match="seeds 150 and 933 draw some of the same copies"):
+        one + count(8, seed=150, first_copy=1598)
+    assert (one + count(8, seed=150, first_copy=1603)).n_samples == 16
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda model: BetaSmoothing(Saliency(model), 50.0),
+        lambda model: BetaSmoothing(Saliency(with_activation(model, nn.LeakyReLU())), 2.0),
+    ],
+    ids=["another beta", "another activation"],
+)
+def test_explanations_with_other_settings_are_not_added(other):
+    def of(explanation):
+        return collect_counts(SparsifiedSmoothing(explanation, 0.34), points(), 4, seed=0)
+
+    model = with_activation(network(), nn.ReLU())
+    of_model = of(BetaSmoothing(Saliency(model), 2.0))
+    with pytest.raises(ValueError, match="another model, explanation, setting"):
+        of_model + of(other(model))
+
+
+def with_activation(model, activation):
+    model[1] = activation
+    return model
 
 
 def test_saved_and_read_back(tmp_path):

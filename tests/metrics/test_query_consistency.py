@@ -95,7 +95,11 @@ def test_honest_models(name):
     )
 
 
-@pytest.mark.parametrize("other", [lambda z: 5 * z[:, 1], lambda z: -z[:, 0] - 9], ids=["1", "2"])
+@pytest.mark.parametrize(
+    "other",
+    [lambda z: 5 * z[:, 1], lambda z: -z[:, 0] - 9, lambda z: z[:, 0] * torch.nan],
+    ids=["1", "2", "NaN"],
+)
 def test_models_that_answer_queries_otherwise(other):
     pytest.importorskip("sklearn")
 
