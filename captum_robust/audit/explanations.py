@@ -99,7 +99,10 @@ def named_explanations(
     """
     if explanations is None:
         return default_explanations(model, input_range)
-    if isinstance(explanations, (list, tuple)) and explanations:
+    names_alone = isinstance(explanations, (list, tuple)) and all(
+        isinstance(name, str) for name in explanations
+    )
+    if names_alone and explanations:
         usual = default_explanations(model, input_range)
         unknown = [name for name in explanations if name not in usual]
         if unknown:
