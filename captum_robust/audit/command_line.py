@@ -114,6 +114,8 @@ def _check_target(out: str) -> None:
     folder = Path(out).resolve().parent
     if not folder.is_dir():
         raise UsageError(f"--out: there is no folder {folder}.")
+    if Path(out).is_dir():
+        raise UsageError(f"--out: {out} is a folder. Give a file in it, such as {out}/audit.html.")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"--out: the folder {folder} cannot be written to.")
 

@@ -127,6 +127,7 @@ WRONG = {
     "no checkpoint": changed(IMAGES, checkpoint="missing.pt"),
     "a damaged checkpoint": changed(IMAGES, checkpoint="table.csv"),
     "a folder that cannot hold the report": changed(IMAGES, out="nowhere/a.html"),
+    "a folder where the report should be": changed(IMAGES, out="empty"),
     "a mean alone": changed(IMAGES, mean="0.5"),
     "a table that is not there": changed(TABLE, table="missing.csv"),
     "no target": changed(TABLE, target=None),
