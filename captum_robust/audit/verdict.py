@@ -89,16 +89,20 @@ class Rules:
 
     def sentences(self) -> list[str]:
         """The rules as a report prints them."""
-        hard = (
-            f"Hard to manipulate: at least {self.kept:.0%} of the most relevant features are left "
-            "under the strongest attack, by the lower end of the 95 % interval."
+        easy = (
+            f"Can be manipulated: less than {self.kept:.0%} of the most relevant features are left "
+            "under attack, by the upper end of the 95 % interval over the examples that the attack "
+            "could move. An attack that succeeded settles it."
         )
         unreliable = (
-            f"Not measured reliably: fewer than {self.examples} examples; or for more than "
+            f"Else not measured reliably: fewer than {self.examples} examples; or for more than "
             f"{self.failed:.0%} of them the attack found no allowed change that moves the "
             "explanation; or for more than "
             f"{self.flagged:.0%} of them an indicator says that the attack did not work."
         )
-        easy = "Can be manipulated: all others. A successful attack settles it."
+        hard = (
+            f"Else hard to manipulate: at least {self.kept:.0%} are left, by the lower end of the "
+            "interval. Else it can be manipulated, since it is too close to call."
+        )
         model = f"The model is suspicious: the p-value of its check is below {self.suspicious:g}."
-        return [hard, unreliable, easy, model]
+        return [easy, unreliable, hard, model]
