@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _data import birds_and_frogs, captioned, captions, cifar10, mnist
+from _data import birds_and_frogs, captioned, captions, cifar10, fashion_mnist, mnist
+from _vit import SmallViT
 from torch import Tensor, nn
 from torchvision import models, transforms
 
@@ -135,6 +136,11 @@ def _mnist_challenge(args: Namespace) -> nn.Module:
     return fit(mnist_challenge(), *mnist(args.data_root, True), **settings, device=args.device)
 
 
+def _fashion_vit(args: Namespace) -> nn.Module:
+    data = fashion_mnist(args.data_root, True)
+    return fit(SmallViT(), *data, epochs=6, lr=3e-3, weight_decay=5e-2, device=args.device)
+
+
 def _cifar10(args: Namespace) -> nn.Module:
     data, model = cifar10(args.data_root, True), picture_cnn(10, width=32)
     return fit(
@@ -158,6 +164,7 @@ TRAINING: dict[str, tuple[Callable[[], nn.Module], Callable[[Namespace], nn.Modu
     "mnist": (mnist_cnn, _mnist),
     "mnist-wide": (mnist_wide, _mnist_wide),
     "mnist-challenge": (mnist_challenge, _mnist_challenge),
+    "fashion-vit": (SmallViT, _fashion_vit),
     "cifar10": (lambda: picture_cnn(10, width=32), _cifar10),
     "captions-p0": (lambda: picture_cnn(2, width=64), lambda a: _captions(a, 0.0, 2)),
     "captions-p0.6": (lambda: picture_cnn(2, width=64), lambda a: _captions(a, 0.6, 2)),

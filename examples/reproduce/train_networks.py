@@ -8,7 +8,7 @@ they miss by themselves.
 
     python examples/reproduce/train_networks.py --data-root DATA
 
-It takes about twenty minutes on one core, each network at most six.
+It takes about half an hour on one core, each network at most ten.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from _data import birds_and_frogs, captioned, cifar10, mnist
+from _data import birds_and_frogs, captioned, cifar10, fashion_mnist, mnist
 from _networks import TRAINING, accuracy, add_arguments, network
 
 parser = argparse.ArgumentParser(description="Train the networks of the reproductions.")
@@ -30,7 +30,8 @@ for name in args.only:
         generator = torch.Generator().manual_seed(args.seed)
         images, labels = captioned(*birds_and_frogs(args.data_root, False), 0.0, generator)
     else:
-        images, labels = (mnist if "mnist" in name else cifar10)(args.data_root, False)
+        data = {"mnist": mnist, "fashion": fashion_mnist, "cifar10": cifar10}[name.split("-")[0]]
+        images, labels = data(args.data_root, False)
     right = 100 * accuracy(model, images[: args.n_images], labels[: args.n_images])
     weights = sum(weight.numel() for weight in model.parameters())
     print(f"{name}: {weights:,} weights, {right:.2f} % of the test images right", flush=True)
