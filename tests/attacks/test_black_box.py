@@ -49,12 +49,12 @@ def test_explanations_without_a_graph(method, kwargs, make_network, make_images)
     """The same draws at every candidate, and none from the caller's random state."""
     model, images = make_network().float(), make_images(2).float()
     before = torch.get_rng_state()
-    attack = black_box(model, method(model), queries=12, explanation_kwargs=kwargs)
+    attack = black_box(model, method(model), queries=40, explanation_kwargs=kwargs)
     manipulated = attack(images)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(model(manipulated).argmax(1), model(images).argmax(1))
     assert (manipulated - images).abs().max() <= 0.1
-    again = black_box(model, method(model), queries=12, explanation_kwargs=kwargs)(images)
+    again = black_box(model, method(model), queries=40, explanation_kwargs=kwargs)(images)
     assert torch.equal(manipulated, again)
     assert attack.report.measure.mean() < 1
 
