@@ -19,7 +19,8 @@ random state (``NoiseTunnel``, ``GradientShap``, ``KernelShap``, ``Lime``, a fun
 same for every point, and the global state is put back.
 
 The **foolings** (Heo et al. 2019) compare the maps of a model with those of the model that was
-manipulated; :func:`fooling_success_rate` counts the examples.
+manipulated; :func:`fooling_success_rate` counts the examples. :func:`explanation_shift` compares a
+model before and after an update, class by class.
 
 For **tables**: :func:`feature_rank` says how relevant a column is among the others, and
 :func:`query_consistency` whether a model treats the queries of an explanation otherwise than data.
@@ -31,10 +32,12 @@ class that is explained, as Captum does, and measure half precision in float32.
 
 from __future__ import annotations
 
+from captum_robust._utils.columns import column_attributions
 from captum_robust._utils.relevance import relevance_map
 from captum_robust.metrics.correlation import pearson_correlation, spearman_correlation
 from captum_robust.metrics.curvature import CurvatureBound, curvature_bound, principal_curvature
 from captum_robust.metrics.explained_relevance import explained_relevance
+from captum_robust.metrics.explanation_shift import ExplanationShift, explanation_shift
 from captum_robust.metrics.feature_rank import feature_rank
 from captum_robust.metrics.fooling import (
     FoolingIntervals,
@@ -58,6 +61,7 @@ from captum_robust.metrics.top_k import top_k_intersection
 
 __all__ = [
     "CurvatureBound",
+    "ExplanationShift",
     "FlippingCurves",
     "FoolingIntervals",
     "FoolingRate",
@@ -65,8 +69,10 @@ __all__ = [
     "RankCorrelations",
     "active_fooling",
     "center_mass_fooling",
+    "column_attributions",
     "curvature_bound",
     "explained_relevance",
+    "explanation_shift",
     "explanation_stability",
     "feature_rank",
     "fooling_success_rate",

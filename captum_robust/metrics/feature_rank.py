@@ -38,7 +38,8 @@ def feature_rank(attributions: Tensor, feature: int) -> Tensor:
     if attributions.dim() != 2 or attributions.numel() == 0:
         raise ValueError(
             f"attributions must be (N, K), one number per column of a table, got shape "
-            f"{tuple(attributions.shape)}. Sum over the features of a column first."
+            f"{tuple(attributions.shape)}. Sum over the features of a column first, with "
+            "column_attributions."
         )
     if not bool(torch.isfinite(attributions).all()):
         raise ValueError("attributions has NaN or Inf. Find it with torch.isfinite(attributions).")

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from captum_robust._utils.checks import check_count
+from captum_robust._utils.columns import check_groups, column_attributions
 
 _COLOURS = ("#4878a8", "#d8823a")  # told apart by the colour-blind, too
 _INCHES = 0.42  # of a feature
@@ -20,6 +21,7 @@ def explanation_bars(
     after: Tensor | None = None,
     feature_names: Sequence[str] | None = None,
     *,
+    groups: Tensor | None = None,
     n_features: int = 12,
     legend: tuple[str, str] = ("before", "after"),
     axis_title: str = "attribution",
@@ -33,7 +35,9 @@ def explanation_bars(
     Args:
         before: The attributions of one row, (F,) or (1, F).
         after: Of the same row once attacked, or by another model; None: one bar per feature.
-        feature_names: F texts; None: the numbers 0 to F - 1.
+        feature_names: F texts, or one for each of the ``groups``; None: the numbers from 0 on.
+        groups: (F,) or (1, F), the column of each feature, from 0 on: the bars are those of
+            columns, each the sum of its features. None: a bar for each feature.
         n_features: Features that are shown at most.
         legend: What the two bars are.
         axis_title: What the numbers are, with their unit.
@@ -43,10 +47,10 @@ def explanation_bars(
         The figure.
 
     Raises:
-        TypeError: An explanation is not a floating-point tensor, or ``n_features`` is not a whole
-            number.
-        ValueError: An explanation is not one row, empty, NaN or Inf; shapes or the number of names
-            do not agree; or ``n_features`` is below one.
+        TypeError: An explanation is not a floating-point tensor, ``groups`` are not whole numbers,
+            or ``n_features`` is not one.
+        ValueError: An explanation is not one row, empty, NaN or Inf; shapes, ``groups`` or the
+            number of names do not agree; or ``n_features`` is below one.
 
     Example:
         >>> import torch
@@ -57,7 +61,11 @@ def explanation_bars(
         ['age', 'debt']
     """
     rows = [_one_row("before", before)] + ([] if after is None else [_one_row("after", after)])
-    _check(rows, feature_names, n_features)
+    _check_shapes(rows, n_features)
+    if groups is not None:
+        check_groups(groups, len(rows[0]))
+        rows = [column_attributions(row.unsqueeze(0), groups)[0] for row in rows]
+    _check_names(feature_names, len(rows[0]))
     n = len(rows[0])
     strength = torch.stack([row.abs() for row in rows]).amax(0)
     chosen = strength.topk(min(n_features, n)).indices
@@ -78,7 +86,8 @@ def explanation_bars(
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    left_out = f" ({len(chosen)} of {n} features)" if n > len(chosen) else ""
+    of_what = "features" if groups is None else "columns"
+    left_out = f" ({len(chosen)} of {n} {of_what})" if n > len(chosen) else ""
     axis.set_xlabel(axis_title + left_out, fontsize=_FONT)
     if len(rows) > 1:
         # Above the axes, where it hides no bar.
@@ -102,13 +111,14 @@ def _one_row(name: str, explanation: Tensor) -> Tensor:
     return row
 
 
-def _check(rows: list[Tensor], feature_names: Sequence[str] | None, n_features: int) -> None:
+def _check_shapes(rows: list[Tensor], n_features: int) -> None:
     check_count(n_features=n_features)
     if len({len(row) for row in rows}) > 1:
         raise ValueError(
             f"after must have the {len(rows[0])} features of before, got {len(rows[1])}."
         )
-    if feature_names is not None and len(feature_names) != len(rows[0]):
-        raise ValueError(
-            f"feature_names must have {len(rows[0])} elements, got {len(feature_names)}."
-        )
+
+
+def _check_names(feature_names: Sequence[str] | None, n: int) -> None:
+    if feature_names is not None and len(feature_names) != n:
+        raise ValueError(f"feature_names must have {n} elements, got {len(feature_names)}.")

@@ -49,21 +49,41 @@ def lime_package(table: Table, n_samples: int, seed: int) -> Explain:
 def shap_package(table: Table, n_samples: int, seed: int) -> Explain:
     """``shap.KernelExplainer`` against ten rows, those nearest to the centres of k-means.
 
-    Centres themselves, as in Slack et al., have the most frequent value of nearly every category:
-    against a background of men alone, the gender of a man explains nothing.
+    Rounded centres have the most frequent value of nearly every category: against a background of
+    men alone, the gender of a man explains nothing.
     """
-    import shap
+    codes, scaled, centers = _centers(table, seed)
+    nearest = torch.cdist(centers, scaled).argmin(1)
+    return _kernel_explainer(table, codes[nearest], n_samples)
+
+
+def shap_centers(table: Table, n_samples: int, seed: int) -> Explain:
+    """``shap.KernelExplainer`` against ten rounded centres of k-means, as in Slack et al.
+
+    Each number of a centre becomes the nearest that is in the data (``shap.kmeans``), so that a
+    centre is a person of whom there may be none.
+    """
+    codes, scaled, centers = _centers(table, seed)
+    nearest = (centers.unsqueeze(1) - scaled).abs().argmin(1)  # of each number, in its column
+    return _kernel_explainer(table, codes.gather(0, nearest), n_samples)
+
+
+def _centers(table: Table, seed: int, n: int = 10) -> tuple[Tensor, Tensor, Tensor]:
+    """The codes of a table's rows, these standardised, and centres of k-means of the latter."""
     from sklearn.cluster import KMeans
 
     codes = table.coded(table.rows)
     scaled = (codes - codes.mean(0)) / codes.std(0).clamp(min=1e-6)
-    centers = KMeans(10, n_init=3, random_state=seed).fit(scaled.numpy()).cluster_centers_
-    nearest = torch.cdist(torch.as_tensor(centers, dtype=scaled.dtype), scaled).argmin(1)
-    background = codes[nearest].numpy()
+    found = KMeans(n, n_init=3, random_state=seed).fit(scaled.numpy()).cluster_centers_
+    return codes, scaled, torch.as_tensor(found, dtype=scaled.dtype)
+
+
+def _kernel_explainer(table: Table, background: Tensor, n_samples: int) -> Explain:
+    import shap
 
     def explain(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         explainer = shap.KernelExplainer(
-            lambda codes: _unfavourable(model, table, codes, both=False), background
+            lambda codes: _unfavourable(model, table, codes, both=False), background.numpy()
         )
         values = explainer.shap_values(table.coded(rows).numpy(), nsamples=n_samples, silent=True)
         return torch.as_tensor(values, dtype=torch.float64)
@@ -108,5 +128,6 @@ def _unfavourable(
 EXPLAINERS = {
     "LIME": lime_package,
     "KernelSHAP": shap_package,
+    "KernelSHAP (centres)": shap_centers,
     "KernelSHAP (Captum)": captum_kernel_shap,
 }

@@ -105,6 +105,24 @@ class Table:
             self, columns=(*self.columns, *names), rows=torch.cat([self.rows, tosses], dim=1)
         )
 
+    def with_indicators(self) -> Table:
+        """Each value of a category a 0-1 column of its own, as ``pandas.get_dummies`` makes them.
+
+        Explanations then perturb "sex=Female" and "sex=Male" apart, and ask for people who are
+        both. Categories that are 0 or 1 in the file, and the sensitive column, stay as they are.
+        """
+        columns, parts = [], []
+        for column, part in zip(
+            self.columns, self.rows.split([c.width for c in self.columns], dim=1), strict=True
+        ):
+            if not column.values or column.values == ("0", "1") or column.name == self.sensitive:
+                columns.append(column)
+                parts.append(part)
+                continue
+            columns += [Column(f"{column.name}={value}", ("0", "1")) for value in column.values]
+            parts.append(part if column.width > 1 else torch.cat([1 - part, part], dim=1))
+        return replace(self, columns=tuple(columns), rows=torch.cat(parts, dim=1))
+
 
 class Standardized(nn.Module):
     """A model on columns of mean 0 and deviation 1; its inputs are rows as they stand in the table.

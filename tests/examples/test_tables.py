@@ -71,3 +71,21 @@ def test_a_standardized_model(tables):
 def test_a_table_that_is_not_there(tables, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"compas.csv is neither in"):
         tables.recidivism(tmp_path)
+
+
+def test_a_column_for_each_value(tables, tmp_path):
+    (tmp_path / "german_credit.csv").write_text(GERMAN)
+    (tmp_path / "compas.csv").write_text(COMPAS)
+    data = tables.recidivism(tmp_path).with_indicators()
+    assert [c.name for c in data.columns] == [
+        "age", "sex=Female", "sex=Male", "race", "c_charge_degree=F", "c_charge_degree=M",
+        "priors_count", "length_of_stay", "two_year_recid",
+    ]  # fmt: skip
+    assert data.rows[1].tolist() == [34, 1, 0, 0, 0, 1, 2, 10, 1]
+    assert data.categories == [1, 2, 3, 4, 5, 8]
+    assert torch.equal(data.decoded(data.coded(data.rows)), data.rows)
+    german = tables.german_credit(tmp_path)
+    apart = german.with_indicators()
+    assert torch.equal(apart.rows, german.rows)  # the gender, which is sensitive, stays one column
+    assert apart.groups.tolist() == [list(range(7))]
+    assert apart.columns[3].name == "PurposeOfLoan=Electronics"

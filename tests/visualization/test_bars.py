@@ -51,6 +51,19 @@ def test_one_explanation_without_names():
     assert figure.axes[0].get_xlabel() == "attribution"
 
 
+def test_bars_of_columns_are_sums_of_their_features():
+    # Two features of opposite sign are one column, which is then the least important.
+    groups = torch.tensor([[0, 0, 1, 2, 2]])
+    figure = explanation_bars(BEFORE, AFTER, ["a", "b", "c"], groups=groups, n_features=2)
+    assert labels(figure) == ["a", "b"]
+    assert widths(figure) == [[-0.2, 0.1], [-0.1, 0.8]]
+    assert figure.axes[0].get_xlabel() == "attribution (2 of 3 columns)"
+    with pytest.raises(ValueError, match="feature_names must have 3 elements, got 5"):
+        explanation_bars(BEFORE, AFTER, NAMES, groups=groups)
+    with pytest.raises(ValueError, match=r"groups must .* each of 5 features"):
+        explanation_bars(BEFORE, AFTER, groups=groups[:, :4])
+
+
 def test_nothing_overlaps_and_it_can_be_saved(tmp_path):
     figure = explanation_bars(BEFORE, AFTER, ["a long name of a column " * 2] * 5)
     figure.savefig(tmp_path / "bars.png")
