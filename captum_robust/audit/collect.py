@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from captum_robust.audit.learned import Answers
 from captum_robust.audit.report import AuditReport
 from captum_robust.audit.results import Example, ExplanationSummary, ModelCheck
 from captum_robust.audit.rows import Rows
@@ -15,7 +16,7 @@ from captum_robust.audit.store import Arrays, BatchStore
 from captum_robust.audit.summary import estimate
 from captum_robust.audit.verdict import Rules
 
-_LEFT = f"attack/{WHOLE}/top_k"
+_LEFT, _BY_NOISE = f"attack/{WHOLE}/top_k", f"noise/{WHOLE}/top_k"
 _NOT_AVERAGED = {"error", "failed", "indicators", "randomized"}
 
 
@@ -29,13 +30,14 @@ def collect(
     model_check: ModelCheck,
 ) -> AuditReport:
     """The report on the first batches of a store."""
-    rows, correct = Rows(), array("d")
+    rows, correct, answers = Rows(), array("d"), Answers()
     found: dict[str, _Numbers] = {}
     pairs: dict[str, array[float]] = defaultdict(lambda: array("d"))
     for batch in store.results(n_batches):
         block = batch.rows()
         rows.add(block)
         for row in block:
+            answers.add(row)
             if row["correct"] is not None:
                 correct.append(row["correct"])
             for name, entry in row["explanations"].items():
@@ -60,7 +62,7 @@ def collect(
         agreement={pair: value for pair, value in agreement.items() if value is not None},
         rules=rules,
         rows=rows,
-        model_check=model_check,
+        model_check=answers.added_to(model_check),
     )
 
 
@@ -71,7 +73,8 @@ class _Numbers:
         self.values: dict[str, array[float]] = defaultdict(lambda: array("d"))
         self.left: dict[int, float] = {}
         self.drawn: set[int] = set()
-        self._reached = array("d")
+        # Of the examples that the attack could move: under attack, and under noise.
+        self._reached, self._noise = array("d"), array("d")
         self._indicators: dict[str, float] = defaultdict(float)
         self._flagged = 0.0
         self._failed = 0
@@ -92,6 +95,7 @@ class _Numbers:
             self._failed += 1
         else:
             self._reached.append(entry[_LEFT])
+            self._noise.append(entry[_BY_NOISE])
         for sign, share in entry["indicators"].items():
             self._indicators[sign] += share
         self._flagged += max(entry["indicators"].values(), default=0.0)
@@ -104,9 +108,10 @@ class _Numbers:
         """Means with their spread, and the verdict."""
         n = max(1, len(self.left))
         failed = self._failed / n
-        verdict, reason = rules.judge(
-            estimate(self._reached, settings.seed), failed, self._flagged / n
-        )
+        left, noise = (estimate(v, settings.seed) for v in (self._reached, self._noise))
+        pairs = zip(self._noise, self._reached, strict=True)
+        advantage = estimate((by_noise - left for by_noise, left in pairs), settings.seed)
+        verdict, reason = rules.judge(left, noise, advantage, failed, self._flagged / n)
         values = {key: estimate(numbers, settings.seed) for key, numbers in self.values.items()}
         return ExplanationSummary(
             verdict=verdict,

@@ -10,11 +10,12 @@ import argparse
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader, Subset
@@ -24,7 +25,15 @@ from captum_robust.audit.comparison import compare
 from captum_robust.audit.report import AuditReport
 from captum_robust.audit.run import audit
 from captum_robust.audit.settings import BUDGETS
-from captum_robust.audit.sources import Normalized, UsageError, image_folder, load_model, table
+from captum_robust.audit.sources import (
+    Normalized,
+    UsageError,
+    check_normalisation,
+    described,
+    image_folder,
+    load_model,
+    table,
+)
 
 _WRONG_CALL, _TOO_MUCH_LOST = 2, 1
 
@@ -49,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    _check_target(options.out)
+    _check_targets(options)
+    channels = None if options.images is None else options.channels
+    check_normalisation(options.mean, options.std, channels)
     device = _device(options.device)
     model = load_model(options.model, options.checkpoint)
-    if (options.mean is None) != (options.std is None):
-        raise UsageError("--mean and --std belong together: give both or neither.")
     if options.mean is not None:
         model = Normalized(model, options.mean, options.std)
     model = model.eval().to(device)
@@ -79,7 +88,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    _check_target(options.out)
+    _check_targets(options)
     images, labels = zoo.fashion_mnist_sample(options.examples)
     loader = [(images, labels)]
     report = audit(
@@ -90,7 +99,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    found = compare(AuditReport.from_json(options.before), AuditReport.from_json(options.after))
+    found = compare(_read(options, "before"), _read(options, "after"))
     sys.stdout.write("\n".join(found.lines()) + "\n")
     return _TOO_MUCH_LOST if found.worst_loss() > options.tolerance else 0
 
@@ -109,15 +118,33 @@ def _finish(report: AuditReport, options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_target(out: str) -> None:
+def _read(options: argparse.Namespace, name: str) -> AuditReport:
+    path = getattr(options, name)
+    try:
+        return AuditReport.from_json(path)
+    except OSError as error:
+        raise UsageError(f"{name.upper()}: {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"{name.upper()}: {error}") from error
+
+
+def _check_targets(options: argparse.Namespace) -> None:
     """Refuse now what could not be written in the end."""
-    folder = Path(out).resolve().parent
-    if not folder.is_dir():
-        raise UsageError(f"--out: there is no folder {folder}.")
-    if Path(out).is_dir():
-        raise UsageError(f"--out: {out} is a folder. Give a file in it, such as {out}/audit.html.")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"--out: the folder {folder} cannot be written to.")
+    for option, out in (("--out", options.out), ("--json", options.json)):
+        if out is None:
+            continue
+        target = Path(out).resolve()
+        if not target.parent.is_dir():
+            raise UsageError(f"{option}: there is no folder {target.parent}.")
+        if target.is_dir():
+            raise UsageError(f"{option}: {out} is a folder. Name a file in it.")
+        try:  # permission bits say too little: some folders take no files at all
+            with tempfile.TemporaryFile(dir=target.parent):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"{option}: the folder {target.parent} cannot be written to: {error.strerror}."
+            ) from error
 
 
 def _check_fit(model: torch.nn.Module, loader: Any, device: torch.device) -> None:
@@ -127,12 +154,11 @@ def _check_fit(model: torch.nn.Module, loader: Any, device: torch.device) -> Non
     try:
         with torch.no_grad():
             model(inputs[:1].to(device))
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        first = str(error).strip().splitlines()
+    except Exception as error:  # whatever a user's own model raises
         raise UsageError(
-            f"the model cannot take inputs of shape {tuple(inputs[:1].shape)}: "
-            f"{first[0] if first else type(error).__name__}. For images see --size, --channels."
-        ) from None
+            f"the model cannot take inputs of shape {tuple(inputs[:1].shape)}: {described(error)}. "
+            "For images see --size, --channels."
+        ) from error
 
 
 def _device(name: str | None) -> torch.device:
@@ -142,7 +168,7 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"--device: {name} cannot be used: {described(error)}.") from error
     return device
 
 
@@ -158,12 +184,22 @@ def _output(options: argparse.Namespace) -> outputs.Outputs | None:
 def _fraction(text: str) -> float:
     try:
         value = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number such as 0.03 or 8/255"
         ) from None
     if not value > 0:
         raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
     return value
 
 
@@ -176,7 +212,7 @@ def _count(text: str) -> int:
 def _numbers(text: str) -> list[float]:
     try:
         return [float(Fraction(part)) for part in text.split(",")]
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0.5,0.5,0.5") from None
 
 
@@ -184,13 +220,22 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as those of the commands are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the options are listed, and end with 2."""
+        text = " ".join(message.split()).rstrip(".")
+        self.exit(_WRONG_CALL, f"captum-robust: {text}. See {self.prog} --help.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="captum-robust", description="Can the explanations of a model be trusted?"
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument("--out", default="audit.html", help="the report (audit.html)")
     shared.add_argument("--json", help="also write the numbers, for compare")
     shared.add_argument("--title", default="Audit of explanations", help="heading of the report")
@@ -211,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("before", help="JSON of the first audit")
     two.add_argument("after", help="JSON of the second audit")
     two.add_argument(
-        "--tolerance", type=float, default=0.05,
+        "--tolerance", type=_share, default=0.05,
         help="exit with 1 where an explanation keeps less than before by more than this (0.05)",
     )  # fmt: skip
     two.set_defaults(command=_compare)

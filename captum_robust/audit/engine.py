@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from captum_robust.audit.progress import Progress
 from captum_robust.audit.store import BatchResult, BatchStore
 
 Measure = Callable[[Tensor, "Tensor | None", int], BatchResult]
@@ -67,8 +67,7 @@ def run(
     loader: Iterable[Any],
     store: BatchStore,
     processes: Processes,
-    *,
-    show_progress: bool = True,
+    progress: Progress | None = None,
 ) -> int:
     """Measure every batch that the store does not have.
 
@@ -82,16 +81,15 @@ def run(
         ValueError: The loader yields nothing, or the store has other examples.
     """
     first, number = 0, -1
-    total = len(loader) if isinstance(loader, Sized) else None
-    is_shown = show_progress and processes.rank == 0
-    with tqdm(loader, total=total, desc="audit", unit="batch", disable=not is_shown) as bar:
-        for number, batch in enumerate(bar):
-            inputs, labels = unpack(batch)
-            if number % processes.count == processes.rank:
-                digest = _digest(inputs, labels)
-                if not store.has(number, digest):
-                    store.save(number, _measured(measure, inputs, labels, first), digest)
-            first += len(inputs)
+    for number, batch in enumerate(loader):
+        inputs, labels = unpack(batch)
+        if number % processes.count == processes.rank:
+            digest = _digest(inputs, labels)
+            if not store.has(number, digest):
+                store.save(number, _measured(measure, inputs, labels, first), digest)
+        first += len(inputs)
+        if progress is not None:
+            progress.reach(first)
     if number < 0:
         raise ValueError("loader yields nothing. Check its data set and drop_last.")
     processes.wait()

@@ -20,6 +20,16 @@ from captum_robust.attr import (
     RelevancePropagation,
 )
 
+# Of a model or of an explanation, not of the audit: such an error is reported and the run goes on.
+EXPECTED_ERRORS = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    AssertionError,
+    IndexError,
+)
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -127,7 +137,7 @@ def admitted(
     for name, explained in explanations.items():
         try:
             attributions = explained(inputs[:1], first)
-        except (TypeError, ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+        except EXPECTED_ERRORS as error:
             refused[name] = f"{type(error).__name__}: {error}"
             continue
         if attributions.shape != inputs[:1].shape and attributions.dim() != inputs.dim():

@@ -12,6 +12,8 @@ from captum_robust import metrics
 from captum_robust._utils.forward import logits_of
 from captum_robust._utils.model_state import preserve_model
 from captum_robust.audit.explanations import Explained
+from captum_robust.audit.learned import entropies
+from captum_robust.audit.progress import Progress
 from captum_robust.audit.settings import Settings
 from captum_robust.audit.steps import Steps
 from captum_robust.audit.store import BatchResult
@@ -25,12 +27,18 @@ class Measurements:
         model: The model, in evaluation mode.
         explanations: What is measured, by name.
         settings: How.
+        progress: What is told of each step.
     """
 
     def __init__(
-        self, model: nn.Module, explanations: Mapping[str, Explained], settings: Settings
+        self,
+        model: nn.Module,
+        explanations: Mapping[str, Explained],
+        settings: Settings,
+        progress: Progress,
     ) -> None:
         self.model, self.explanations, self.settings = model, explanations, settings
+        self.progress = progress
 
     def __call__(self, inputs: Tensor, labels: Tensor | None, first: int) -> BatchResult:
         """Measure a batch whose first example has the number ``first``."""
@@ -44,7 +52,7 @@ class Measurements:
             maps: dict[str, dict[int, Tensor]] = {}
             for name, explained in self.explanations.items():
                 steps = Steps(self.model, name, explained, self.settings, inputs, target, first)
-                entries = steps.run()
+                entries = steps.run(self.progress)
                 for row, entry in zip(rows, entries, strict=True):
                     row["explanations"][name] = entry
                 result.arrays.update(steps.pictures())
@@ -61,6 +69,7 @@ class Measurements:
         chosen = labels if self.settings.labels else None
         target = outputs.target(output, chosen)
         predicted = outputs.prediction(output)
+        entropy = entropies(output, outputs)
         correct = None if labels is None else outputs.correct(output, labels).tolist()
         rows: list[dict[str, Any]] = [
             {
@@ -68,6 +77,7 @@ class Measurements:
                 "predicted": predicted[i].tolist(),
                 "label": None if labels is None else labels[i].tolist(),
                 "correct": None if correct is None else correct[i],
+                "entropy": None if entropy is None else entropy[i],
                 "explanations": {},
             }
             for i in range(len(inputs))

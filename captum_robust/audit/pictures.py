@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from captum_robust.audit.change import enclosed, largest
 from captum_robust.audit.results import Example, ExplanationSummary, Findings
 
 Array = npt.NDArray[np.float32]
@@ -92,19 +92,18 @@ def bars_of(example: Example, names: Sequence[str] | None) -> list[Bar]:
 
 
 def curve_points(
-    summary: ExplanationSummary, settings: Any, n_inputs: int
+    summary: ExplanationSummary, settings: Any
 ) -> dict[str, list[tuple[float, float, float, float]]]:
     """Points of each curve: place in the SVG, size of the change and share of the top k."""
-    eps = _largest(settings["eps"])
+    eps = largest(settings)
     found: dict[str, list[tuple[float, float]]] = {
         kind: [(0.0, 1.0), *((f * eps, value.mean) for f, value in summary.left(kind))]
         for kind in ("attack", "noise")
     }
     certified = [
-        # Every change of at most r / sqrt(d) in each of d inputs has a Euclidean norm of at most r.
-        (radius / math.sqrt(n_inputs), summary.values[f"certified/{radius}"].mean)
-        for radius in settings["certified_radii"]
-        if f"certified/{radius}" in summary.values
+        (size, value.mean)
+        for radius, value in summary.certified()
+        if (size := enclosed(settings, radius)) is not None
     ]
     if certified:
         found["certified"] = certified
@@ -118,13 +117,14 @@ def curves(report: Findings) -> Figure:
     """What is left under attack against the size of the change, a line for each explanation."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    eps = _largest(report.settings["eps"])
+    eps = largest(report.settings)
     for name, found in report.explanations.items():
         points = [(0.0, 1.0), *((f * eps, value.mean) for f, value in found.left())]
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
     axes.set(
-        xlabel="largest change of an input", ylabel=f"share of the top {report.settings['k']} left",
-        ylim=(0, 1.02), title="What an attack leaves of each explanation",
+        xlabel="largest change of each input", ylim=(0, 1.02),
+        ylabel=f"share of the top {report.settings['k']} left",
+        title="What an attack leaves of each explanation",
     )  # fmt: skip
     axes.legend(fontsize="small")
     return figure
@@ -133,10 +133,6 @@ def curves(report: Findings) -> Figure:
 def _place(x: float, y: float) -> tuple[float, float]:
     across, up = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
     return round(MARGIN + x * across, 1), round(HEIGHT - MARGIN - y * up, 1)
-
-
-def _largest(eps: Any) -> float:
-    return float(np.max(eps))
 
 
 def _slice(values: Array) -> Array:

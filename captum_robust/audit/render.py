@@ -8,9 +8,9 @@ import json
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
+from captum_robust.audit.change import allowed, enclosed, largest
 from captum_robust.audit.pictures import HEIGHT, MARGIN, WIDTH, bars_of, curve_points, pictures_of
 from captum_robust.audit.results import Findings
 from captum_robust.audit.settings import WHOLE
@@ -32,7 +32,8 @@ def render(report: Findings, title: str) -> str:
         sections=[_section(name, report) for name in report.explanations],
         main=WHOLE, settings=json.dumps(report.settings, indent=1),
         circumstances=json.dumps(report.circumstances, indent=1),
-        eps=float(np.max(report.settings["eps"])),
+        eps=largest(report.settings), allowed=allowed(report.settings),
+        moved_none=any(found.failed for found in report.explanations.values()),
         svg={"width": WIDTH, "height": HEIGHT, "margin": MARGIN},
     )  # fmt: skip
 
@@ -44,12 +45,12 @@ def table_html(report: Findings) -> str:
 
 def _section(name: str, report: Findings) -> dict[str, Any]:
     found = report.explanations[name]
-    n_inputs = found.examples[0].input.size if found.examples else 1
     names = report.settings.get("feature_names")
     return {
         "name": name,
         "found": found,
-        "curves": curve_points(found, report.settings, n_inputs),
+        "curves": curve_points(found, report.settings),
+        "radii": {enclosed(report.settings, radius): radius for radius, _ in found.certified()},
         "examples": [
             {
                 "of": example,
@@ -66,6 +67,7 @@ def _template(name: str) -> Template:
         loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals["enclosed"] = enclosed
     environment.filters["percent"] = lambda share: f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
     return environment.get_template(name)
 

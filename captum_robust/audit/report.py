@@ -127,6 +127,15 @@ class AuditReport(Findings):
         schema = known.get("schema") if isinstance(known, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"{path} is not an audit report of version {SCHEMA}, got {schema!r}.")
+        try:
+            return cls._of_json(known)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a whole audit report: {type(error).__name__}: {error}."
+            ) from error
+
+    @classmethod
+    def _of_json(cls, known: dict[str, Any]) -> AuditReport:
         explanations = {
             name: ExplanationSummary(
                 verdict=Verdict(found["verdict"]),

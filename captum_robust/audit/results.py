@@ -85,11 +85,19 @@ class ModelCheck:
             another; None: the check does not apply.
         reason: Why it does not apply, else empty.
         n_rows: Rows of data that they learned from.
+        base_rate: Share of the most frequent label; None: too few labels, or of one class.
+        by_chance: p-value of the hypothesis that the model is right no more often than by always
+            naming the most frequent class; None likewise.
+        entropy: Mean entropy of the model's probabilities, as a share of the largest possible one;
+            None: its outputs are not those of classes.
     """
 
     p_value: float | None
     reason: str = ""
     n_rows: int = 0
+    base_rate: float | None = None
+    by_chance: float | None = None
+    entropy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,25 @@ class Findings:
         p_value = self.model_check.p_value
         return p_value is not None and p_value < self.rules.suspicious
 
+    def untrained(self) -> list[str]:
+        """Reasons to believe that the model has not learned its task; empty where there is none."""
+        check, found = self.model_check, []
+        by_chance = check.by_chance is not None and check.by_chance > self.rules.chance
+        if by_chance and self.accuracy is not None:
+            found.append(
+                f"It is right on {self.accuracy.mean:.0%} of the examples, no clearly more often "
+                f"than by always naming the most frequent class ({check.base_rate:.0%}). Check "
+                "that its weights are loaded, that the inputs are normalised as it expects them, "
+                "and that the numbers of the classes are its own."
+            )
+        if check.entropy is not None and check.entropy > self.rules.undecided:
+            found.append(
+                "It gives nearly the same probability to all classes (the entropy is "
+                f"{check.entropy:.0%} of the largest possible one), as a network with random "
+                "weights does. Check that its weights are loaded."
+            )
+        return found
+
     def summary(self) -> list[str]:
         """The conclusion in a few sentences."""
         by_verdict: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
@@ -128,6 +155,11 @@ class Findings:
                 "as models do that hide what they decide by: do not trust any explanation of it "
                 "before you know why."
             )
+        if self.untrained():
+            sentences.append(
+                "The model does not look trained, so its explanations say nothing about what a "
+                "trained one looks at: see the section on the model."
+            )
         if easy:
             sentences.append(
                 f"{len(easy)} of {total} explanations can be manipulated by small changes of the "
@@ -141,7 +173,9 @@ class Findings:
             sentences.append(
                 f"{len(unknown)} of {total} could not be measured reliably: {_listed(unknown)}."
             )
-        return sentences or ["No explanation could be measured."]
+        if not total:
+            sentences.append("No explanation could be measured.")
+        return sentences
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -20,8 +20,10 @@ from captum_robust.audit.collect import collect
 from captum_robust.audit.explanations import admitted, named_explanations
 from captum_robust.audit.measurements import Measurements
 from captum_robust.audit.model_check import check_model
+from captum_robust.audit.progress import Progress, count_examples
 from captum_robust.audit.report import AuditReport
 from captum_robust.audit.settings import Budget, Settings, budget_of
+from captum_robust.audit.steps import count_steps
 from captum_robust.audit.store import BatchStore
 from captum_robust.audit.verdict import Rules
 from captum_robust.outputs import Outputs, resolve
@@ -123,17 +125,23 @@ def audit(
             output=output, input_range=input_range, channel_dim=channel_dim, labels=labels,
             certify=certify, seed=int(seed),
             feature_names=None if feature_names is None else tuple(map(str, feature_names)),
+            n_inputs=inputs[0].numel(),
         )  # fmt: skip
         fingerprint = {**settings.as_json(), "explanations": list(found), "model": digest_of(model)}
         store = BatchStore(folder, fingerprint)
+        progress = Progress(
+            count_examples(loader), len(found) * count_steps(settings),
+            is_shown=show_progress and processes.rank == 0,
+        )  # fmt: skip
         try:
-            measure = Measurements(model, found, settings)
-            n_batches = engine.run(measure, loader, store, processes, show_progress=show_progress)
+            measure = Measurements(model, found, settings, progress)
+            n_batches = engine.run(measure, loader, store, processes, progress)
             checked = check_model(model, loader, settings)
             seconds = time.monotonic() - started
             about = circumstances(device, seconds, processes.count)
             return collect(store, n_batches, settings, rules or Rules(), refused, about, checked)
         finally:
+            progress.close()
             store.close()
 
 

@@ -75,6 +75,7 @@ class Settings:
         certified_radii: Euclidean radii of the certificates.
         seed: Of all randomness.
         feature_names: Of the columns of a table.
+        n_inputs: How many numbers an input has.
     """
 
     eps: float | Tensor
@@ -89,6 +90,7 @@ class Settings:
     certified_radii: tuple[float, ...] = (0.05, 0.1, 0.2)
     seed: int = 0
     feature_names: tuple[str, ...] | None = None
+    n_inputs: int | None = None
 
     def __post_init__(self) -> None:
         check_count(k=self.k)
@@ -121,6 +123,7 @@ class Settings:
             "certified_radii": list(self.certified_radii),
             "seed": self.seed,
             "feature_names": self.feature_names and list(self.feature_names),
+            "n_inputs": self.n_inputs,
         }
 
 

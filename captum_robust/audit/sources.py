@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import importlib.util
+import math
 import os
 import struct
 import sys
@@ -19,10 +20,12 @@ from torch.utils.data import Dataset, TensorDataset
 
 from captum_robust._utils.forward import logits_of
 
-# What reading a damaged file raises besides OSError and RuntimeError.
 _OF_DAMAGED_FILES = (
-    ArithmeticError, AssertionError, EOFError, LookupError, ValueError, struct.error,
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError,
+    TypeError, UnpicklingError, ValueError, struct.error,
 )  # fmt: skip
+_LONGEST = 300
+"""Of what others' messages are repeated, in characters."""
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -46,6 +49,26 @@ class Normalized(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The model's output for images in [0, 1]."""
         return logits_of(self.model((images - self.mean) / self.std))
+
+
+def check_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int | None
+) -> None:
+    """Raise UsageError unless both fit images of so many channels; None: there are no images."""
+    if (mean is None) != (std is None):
+        raise UsageError("--mean and --std belong together: give both or neither.")
+    if mean is None or std is None:
+        return
+    if channels is None:
+        raise UsageError("--mean and --std are for images. Scale the columns of the table.")
+    for option, values in (("--mean", mean), ("--std", std)):
+        if len(values) not in (1, channels):
+            raise UsageError(
+                f"{option}: got {len(values)} numbers, and the images have {channels} channels. "
+                "Give one number for each, or one for all."
+            )
+    if min(std) <= 0:
+        raise UsageError(f"--std: every number must be positive, got {min(std):g}.")
 
 
 def load_model(name: str, checkpoint: str | None) -> nn.Module:
@@ -92,26 +115,50 @@ def image_folder(folder: str, size: int, channels: int) -> tuple[Dataset, list[s
 
 
 def table(path: str, target: str) -> tuple[TensorDataset, list[str]]:
-    """The rows of a CSV file of numbers, and the names of its columns."""
+    """The rows of a CSV file of numbers, and the names of its columns.
+
+    Targets are integers where all of them are whole numbers, as those of classes.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"--table: {path} cannot be read: {error}.") from None
-    if not rows:
+    if len(lines) < 2:
         raise UsageError(f"--table: {path} has no rows.")
-    if target not in rows[0]:
-        raise UsageError(f"--target: {path} has no column {target!r}, it has {', '.join(rows[0])}.")
-    names = [name for name in rows[0] if name != target]
-    try:
-        inputs = torch.tensor([[float(row[name]) for name in names] for row in rows])
-        labels = torch.tensor([int(float(row[target])) for row in rows])
-    except (TypeError, ValueError) as error:
+    (_, names), *rows = lines
+    if target not in names:
+        raise UsageError(f"--target: {path} has no column {target!r}, it has {', '.join(names)}.")
+    values = torch.tensor([_numbers(f"{path}, line {n}", names, row) for n, row in rows])
+    place = names.index(target)
+    labels = values[:, place]
+    labels = labels.long() if bool((labels == labels.round()).all()) else labels
+    inputs = torch.cat([values[:, :place], values[:, place + 1 :]], dim=1)
+    return TensorDataset(inputs, labels), names[:place] + names[place + 1 :]
+
+
+def _numbers(where: str, names: list[str], cells: list[str]) -> list[float]:
+    """The numbers of a row; what cannot be one is named with its line and column."""
+    if len(cells) != len(names):
         raise UsageError(
-            f"--table: {path} must hold numbers alone ({error}). Encode its categories as numbers, "
-            "one column for each value."
-        ) from None
-    return TensorDataset(inputs, labels), names
+            f"--table: {where} has {len(cells)} cells, and the first line names {len(names)} "
+            "columns."
+        )
+    values = []
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            value = float(cell)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            what = f"holds {cell!r}, which is no finite number" if cell.strip() else "is empty"
+            raise UsageError(
+                f"--table: {where}, column {name!r} {what}. Fill or drop missing values; encode "
+                "categories as numbers, one column for each value."
+            )
+        values.append(value)
+    return values
 
 
 class _Images(Dataset):
@@ -172,7 +219,7 @@ def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
         return build()
     except (OSError, RuntimeError) as error:
         raise UsageError(
-            f"--model: {name} cannot be made: {_first_line(error)}. Without a network give its "
+            f"--model: {name} cannot be made: {described(error)}. Without a network give its "
             "weights: --checkpoint FILE."
         ) from None
 
@@ -181,17 +228,25 @@ def _call(module: str, function: str) -> nn.Module:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
+    name = f"{module}:{function}"
     try:
-        found = getattr(importlib.import_module(module), function)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UsageError(f"--model: {error}. Run the command where {module}.py lies.") from None
-    except AttributeError:
-        raise UsageError(f"--model: {module} has no {function!r}.") from None
-    model = found if isinstance(found, nn.Module) else found()
+        missing = error.name or ""
+        own = module == missing or module.startswith(f"{missing}.")
+        mend = f" Run the command where {missing}.py lies." if own else ""
+        raise UsageError(f"--model: {error}.{mend}") from error
+    except Exception as error:  # whatever a user's own code raises
+        raise UsageError(f"--model: importing {module} raised {described(error)}.") from error
+    if not hasattr(imported, function):
+        raise UsageError(f"--model: {module} has no {function!r}.")
+    found = getattr(imported, function)
+    try:
+        model = found if isinstance(found, nn.Module) else found()
+    except Exception as error:
+        raise UsageError(f"--model: {name} raised {described(error)}.") from error
     if not isinstance(model, nn.Module):
-        raise UsageError(
-            f"--model: {module}:{function} gave {type(model).__name__}, not a torch.nn.Module."
-        )
+        raise UsageError(f"--model: {name} gave {type(model).__name__}, not a torch.nn.Module.")
     return model
 
 
@@ -199,23 +254,34 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise UsageError(f"--checkpoint: there is no file {path}.")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_state_dict
+    state = read(path)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UsageError(f"--checkpoint: {path} {_NO_STATE_DICT}.")
     try:
-        state = read(path)
-        model.load_state_dict(state.get("state_dict", state))
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError) as error:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        reason = lines[0].rstrip(".") if lines else described(error)
         raise UsageError(
-            f"--checkpoint: {path} does not hold the weights of this model: {_first_line(error)}."
+            f"--checkpoint: {path} does not hold the weights of this model: {_short(reason)}."
         ) from None
 
 
-def _read_state_dict(path: Path) -> dict[str, Any]:
+_NO_STATE_DICT = "is damaged or not a state dict, as torch.save(model.state_dict(), FILE) writes it"
+
+
+def _read_state_dict(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"--checkpoint: {path} cannot be read: {described(error)}.") from error
     except _OF_DAMAGED_FILES as error:
-        raise OSError(str(error) or "it ends too soon") from None
+        # Torch's own words advise to load the file without its protection: they are not repeated.
+        raise UsageError(f"--checkpoint: {path} {_NO_STATE_DICT}.") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path) -> Any:
     if importlib.util.find_spec("safetensors") is None:
         raise UsageError(
             "--checkpoint: safetensors is not installed. Install it: pip install safetensors."
@@ -223,10 +289,22 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     library = importlib.import_module("safetensors")
     try:
         return importlib.import_module("safetensors.torch").load_file(path)
-    except library.SafetensorError as error:
-        raise OSError(str(error)) from None
+    except (library.SafetensorError, OSError) as error:
+        raise UsageError(
+            f"--checkpoint: {path} is damaged or not a safetensors file: {_short(str(error))}."
+        ) from error
 
 
-def _first_line(error: Exception) -> str:
+def described(error: BaseException) -> str:
+    """Kind and first line of an error."""
+    text = _first_line(error)
+    return type(error).__name__ + (f": {text}" if text else "")
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return _short(lines[0].rstrip(".")) if lines else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."

@@ -22,20 +22,12 @@ from captum_robust.attacks import (
     TopKIntersection,
 )
 from captum_robust.attr import SparsifiedSmoothing
-from captum_robust.audit.explanations import Explained, bound
+from captum_robust.audit.explanations import EXPECTED_ERRORS, Explained, bound
+from captum_robust.audit.progress import Progress
 from captum_robust.audit.settings import WHOLE, Settings, generator_for
 from captum_robust.audit.store import Arrays
 from captum_robust.certificates import certify_top_k
 
-# Of a model or of an explanation, not of the audit: such an error is reported and the run goes on.
-EXPECTED_ERRORS = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    NotImplementedError,
-    AssertionError,
-    IndexError,
-)
 _SMALLEST_FOR_SSIM = 7
 
 Step = Callable[[list[int]], None]
@@ -62,6 +54,15 @@ def successful(step: Step, examples: list[int], errors: dict[int, str]) -> list[
         return examples
     half = len(examples) // 2
     return successful(step, examples[:half], errors) + successful(step, examples[half:], errors)
+
+
+def count_steps(settings: Settings) -> int:
+    """How many steps each example takes; those of the first batch alone are left out.
+
+    Explanation, an attack and noise of each size, infidelity, pixel flipping, sensitivity, and
+    perhaps the certificate.
+    """
+    return 1 + 2 * len(settings.budget.sizes) + 3 + settings.certify
 
 
 class Steps:
@@ -96,7 +97,7 @@ class Steps:
         self.left = list(range(len(inputs)))
         self._kept: dict[str, Tensor] = {}
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self, progress: Progress) -> list[dict[str, Any]]:
         """An entry for each example: numbers by name, or its error."""
         steps: list[Step] = [self._explain]
         for fraction in self.settings.budget.sizes:
@@ -108,7 +109,9 @@ class Steps:
             steps.append(self._randomization)
         errors: dict[int, str] = {}
         for step in steps:
+            n_tried = len(self.left)
             self.left = successful(step, self.left, errors)
+            progress.advance(n_tried)
         for i, message in errors.items():
             self.entries[i] = {"error": message}
         return self.entries
@@ -262,13 +265,14 @@ class Steps:
     def _randomization(self, part: list[int]) -> None:
         """Mean rank correlation with the explanations of the model with random parameters."""
         inputs, target = self._of(part)
+        # "" is the model itself: all layers at once, since no step between is reported.
         found = metrics.parameter_randomization(
-            self.explained.attribution, inputs, self.model, target=target,
+            self.explained.attribution, inputs, self.model, layers=[""], target=target,
             generator=generator_for(self.settings.seed, self.name, "randomization"),
             **self.explained.arguments,
         )  # fmt: skip
-        (*_, last) = found.values()
-        self.entries[part[0]]["randomized"] = float(last.absolute.abs().mean())
+        (random,) = found.values()
+        self.entries[part[0]]["randomized"] = float(random.absolute.abs().mean())
 
     def _of(self, part: list[int]) -> tuple[Tensor, Tensor | None]:
         if len(part) == len(self.inputs):

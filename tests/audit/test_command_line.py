@@ -8,6 +8,7 @@ import pytest
 from matplotlib.image import imsave
 
 from captum_robust.audit import command_line
+from captum_robust.audit.report import SCHEMA
 from captum_robust.audit.settings import BUDGETS, Budget
 
 TINY = Budget(evaluations=4, copies=20, perturbations=5, neighbours=2, flips=3)
@@ -21,6 +22,8 @@ MODEL = (
     "def rows():\n"
     "    torch.manual_seed(0)\n"
     "    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+    "def broken():\n"
+    "    raise KeyError('weights')\n"
     "def one():\n"
     "    torch.manual_seed(0)\n"
     "    return nn.Linear(2, 1)\n"
@@ -113,33 +116,50 @@ def changed(arguments, **changes):
     return result
 
 
+MEAN = changed(IMAGES, mean="0.5,0.5,0.5")
 WRONG = {
-    "a module that is not there": changed(IMAGES, model="no_such_module:make"),
-    "a function that is not there": changed(IMAGES, model="users_own_models:nothing"),
-    "a name without a colon": changed(IMAGES, model="resnet18"),
-    "a network that is not there": changed(IMAGES, model="torchvision:resnet1"),
-    "a folder that is not there": changed(IMAGES, images="pictures"),
-    "a folder without images": changed(IMAGES, images="empty"),
-    "another size": changed(IMAGES, size="20"),
-    "another number of channels": changed(IMAGES, channels="1"),
-    "a device that is not there": changed(IMAGES, device="cuda:77"),
-    "a device that does not exist": changed(IMAGES, device="abacus"),
-    "no checkpoint": changed(IMAGES, checkpoint="missing.pt"),
-    "a damaged checkpoint": changed(IMAGES, checkpoint="table.csv"),
-    "a folder that cannot hold the report": changed(IMAGES, out="nowhere/a.html"),
-    "a folder where the report should be": changed(IMAGES, out="empty"),
-    "a mean alone": changed(IMAGES, mean="0.5"),
-    "a table that is not there": changed(TABLE, table="missing.csv"),
-    "no target": changed(TABLE, target=None),
-    "a target that is no column": changed(TABLE, target="bad"),
-    "an explanation that is not one of the usual": changed(TABLE, explanations="gradient,magic"),
-    "too large a k": changed(TABLE, k="3"),
-    "one output": changed(TABLE, model="users_own_models:one"),
-    "regression without a tolerance": changed(TABLE, output="regression"),
-    "a resumed folder of another audit": changed(TABLE, resume="other"),
-    "a report of another kind": ["compare", "table.csv", "table.csv"],
-    "a report that is not there": ["compare", "missing.json", "missing.json"],
-}
+    "a module that is not there": (changed(IMAGES, model="no_such_module:make"), "Run the command"),
+    "a function that is not there": (changed(IMAGES, model="users_own_models:nothing"), "has no"),
+    "a function that raises": (
+        changed(IMAGES, model="users_own_models:broken"), "broken raised KeyError: 'weights'",
+    ),
+    "a name without a colon": (changed(IMAGES, model="resnet18"), "MODULE:FUNCTION"),
+    "a network that is not there": (changed(IMAGES, model="torchvision:resnet1"), "resnet1"),
+    "a folder that is not there": (changed(IMAGES, images="pictures"), "there is no folder"),
+    "a folder without images": (changed(IMAGES, images="empty"), "has no image"),
+    "another size": (changed(IMAGES, size="20"), "shape (1, 3, 20, 20): RuntimeError: mat1"),
+    "another number of channels": (changed(IMAGES, channels="1"), "--channels"),
+    "a device that is not there": (changed(IMAGES, device="cuda:77"), "--device"),
+    "a device that does not exist": (changed(IMAGES, device="abacus"), "--device"),
+    "no checkpoint": (changed(IMAGES, checkpoint="missing.pt"), "there is no file"),
+    "a damaged checkpoint": (changed(IMAGES, checkpoint="table.csv"), "is damaged or not a state"),
+    "a folder that cannot hold the report": (changed(IMAGES, out="nowhere/a.html"), "--out"),
+    "a folder where the report should be": (changed(IMAGES, out="empty"), "--out"),
+    "a place that takes no files": (changed(IMAGES, out="/proc/a.html"), "--out: the folder /proc"),
+    "numbers at a place that takes no files": (changed(IMAGES, json="/proc/a.json"), "--json"),
+    "a mean alone": (changed(IMAGES, mean="0.5"), "belong together"),
+    "a deviation of zero": (changed(MEAN, std="1,0,1"), "--std: every number must be positive"),
+    "deviations of two channels": (changed(MEAN, std="1,1"), "--std: got 2 numbers"),
+    "a mean of a table": (changed(TABLE, mean="0", std="1"), "are for images"),
+    "a table that is not there": (changed(TABLE, table="missing.csv"), "cannot be read"),
+    "a table with a gap": (changed(TABLE, table="gap.csv"), "line 3, column 'income' is empty"),
+    "no target": (changed(TABLE, target=None), "--target"),
+    "a target that is no column": (changed(TABLE, target="bad"), "has no column 'bad'"),
+    "an explanation that is not one of the usual": (
+        changed(TABLE, explanations="gradient,magic"), "'magic'",
+    ),
+    "too large a k": (changed(TABLE, k="3"), "k must be at most"),
+    "one output": (changed(TABLE, model="users_own_models:one"), "Binary"),
+    "regression without a tolerance": (changed(TABLE, output="regression"), "--tolerance"),
+    "a resumed folder of another audit": (changed(TABLE, resume="other"), "another audit"),
+    "a report of another kind": (["compare", "table.csv", "table.csv"], "BEFORE: table.csv is not"),
+    "a report of another schema": (["compare", "a.json", "a.json"], "BEFORE: a.json is not an"),
+    "half a report": (["compare", "half.json", "half.json"], "BEFORE: half.json is not a whole"),
+    "a report that is not there": (
+        ["compare", "missing.json", "missing.json"], "BEFORE: missing.json cannot be read: No such",
+    ),
+    "a folder for a report": (["compare", "empty", "empty"], "BEFORE: empty cannot be read: Is a"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -147,12 +167,19 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(folder, what, capsys):
     (folder / "empty").mkdir()
     (folder / "other").mkdir()
     (folder / "other" / "settings.json").write_text("{}")
+    (folder / "gap.csv").write_text("age,income,good\n1,2,1\n2,,0\n")
+    (folder / "a.json").write_text('{"schema": "another/1"}')
+    (folder / "half.json").write_text(f'{{"schema": "{SCHEMA}"}}')
+    arguments, said = WRONG[what]
     before = sorted(folder.iterdir())
-    assert command_line.main(WRONG[what]) == 2
+    assert command_line.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("captum-robust: ")
     assert captured.err.count("\n") == 1
+    assert said in captured.err
+    assert ".." not in captured.err.replace("...", "")
+    assert "weights_only" not in captured.err
     assert [p for p in sorted(folder.iterdir()) if p.name != "__pycache__"] == before
 
 
@@ -161,14 +188,21 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(folder, what, capsys):
     [
         [], ["audit"], ["unknown"], changed(IMAGES, eps="a little"), changed(IMAGES, eps="-1"),
         changed(IMAGES, eps="1/0"), changed(IMAGES, budget="endless"), changed(IMAGES, size="0"),
-        changed(IMAGES, mean="a,b"), [*IMAGES, "--table", "table.csv"],
+        changed(IMAGES, mean="a,b"), changed(IMAGES, eps="1e999"),
+        changed(IMAGES, mean="0,nan,1e999"), [*IMAGES, "--table", "table.csv"],
+        ["compare", "a.json"], ["compare", "a.json", "b.json", "--tolerance", "nan"],
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_be_read(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         command_line.main(arguments)
     assert stopped.value.code == 2
-    assert "captum-robust" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("captum-robust: ")
+    assert said.count("\n") == 1
+    known = arguments[:1] in (["audit"], ["compare"])
+    command = f"captum-robust {arguments[0]}" if known else "captum-robust"
+    assert said.endswith(f"See {command} --help.\n")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -33,35 +33,35 @@ def rows_of(store):
 
 def test_every_example_is_measured_once_and_in_order(tmp_path):
     store = BatchStore(tmp_path, {})
-    assert engine.run(numbered, loader(), store, Alone(), show_progress=False) == 3
+    assert engine.run(numbered, loader(), store, Alone()) == 3
     assert rows_of(store) == [{"index": i, "value": float(i)} for i in range(7)]
 
 
 def test_two_processes_share_the_batches(tmp_path):
     for rank in (1, 0):
         store = BatchStore(tmp_path, {})
-        engine.run(numbered, loader(), store, OneOfTwo(rank), show_progress=False)
+        engine.run(numbered, loader(), store, OneOfTwo(rank))
     assert [row["index"] for row in rows_of(store)] == list(range(7))
 
 
 def test_a_finished_batch_is_not_measured_again(tmp_path):
     store = BatchStore(tmp_path, {})
-    engine.run(numbered, loader(), store, Alone(), show_progress=False)
+    engine.run(numbered, loader(), store, Alone())
 
     def never(inputs, labels, first):
         raise AssertionError
 
-    engine.run(never, loader(), store, Alone(), show_progress=False)
+    engine.run(never, loader(), store, Alone())
     assert len(rows_of(store)) == 7
 
 
 def test_batches_of_other_examples_do_not_count(tmp_path):
     store = BatchStore(tmp_path, {})
-    engine.run(numbered, loader(), store, Alone(), show_progress=False)
+    engine.run(numbered, loader(), store, Alone())
     for size, values in ((2, torch.arange(7.0)), (3, torch.arange(7.0) + 1)):
         data = TensorDataset(values, torch.arange(7))
         with pytest.raises(ValueError, match="other examples"):
-            engine.run(numbered, DataLoader(data, size), store, Alone(), show_progress=False)
+            engine.run(numbered, DataLoader(data, size), store, Alone())
 
 
 def test_a_batch_without_memory_is_halved(tmp_path):
@@ -75,7 +75,7 @@ def test_a_batch_without_memory_is_halved(tmp_path):
         return numbered(inputs, labels, first)
 
     store = BatchStore(tmp_path, {})
-    engine.run(greedy, loader(), store, Alone(), show_progress=False)
+    engine.run(greedy, loader(), store, Alone())
     assert [row["index"] for row in rows_of(store)] == list(range(7))
     assert max(sizes) == 3
 
@@ -83,9 +83,7 @@ def test_a_batch_without_memory_is_halved(tmp_path):
         raise torch.cuda.OutOfMemoryError("no memory")
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        engine.run(
-            hopeless, loader(), BatchStore(tmp_path / "other", {}), Alone(), show_progress=False
-        )
+        engine.run(hopeless, loader(), BatchStore(tmp_path / "other", {}), Alone())
 
 
 def test_what_a_loader_may_yield():
@@ -99,4 +97,4 @@ def test_what_a_loader_may_yield():
 
 def test_a_loader_without_batches(tmp_path):
     with pytest.raises(ValueError, match="loader yields nothing"):
-        engine.run(numbered, [], BatchStore(tmp_path, {}), Alone(), show_progress=False)
+        engine.run(numbered, [], BatchStore(tmp_path, {}), Alone())

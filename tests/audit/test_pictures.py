@@ -66,12 +66,14 @@ def test_a_row_gives_bars_the_most_relevant_first():
 
 def test_curves_begin_whole_and_stay_in_their_frame(report):
     found = report.explanations["gradient"]
-    points = curve_points(found, report.settings, n_inputs=64)
+    points = curve_points(found, report.settings)
     assert set(points) == {"attack", "noise", "certified"}
     assert points["attack"][0][2:] == (0.0, 1.0)
     assert points["attack"][-1][2:] == (0.1, found.left()[-1][1].mean)
     # A Euclidean radius of 0.2 holds every change of at most 0.2 / 8 of 64 inputs.
     assert points["certified"][-1][2] == pytest.approx(0.2 / 8)
+    # Where the number of inputs is not known, nothing is claimed.
+    assert "certified" not in curve_points(found, {**report.settings, "n_inputs": None})
     for curve in points.values():
         for x, y, _, _ in curve:
             assert MARGIN <= x <= WIDTH - MARGIN

@@ -17,8 +17,12 @@ def module(tmp_path, monkeypatch):
         "def make(): return nn.Linear(4, 2)\n"
         "ready = nn.Linear(4, 2)\n"
         "def wrong(): return 3\n"
+        "def raising(): raise KeyError('weights')\n"
+        "def lacking(): return nn.no_such_layer\n"
     )
     (tmp_path / "users_own_models.py").write_text(text)
+    (tmp_path / "needs_another.py").write_text("import no_such_package\n")
+    (tmp_path / "half_written.py").write_text("def make(\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield "users_own_models"
@@ -53,6 +57,10 @@ def test_weights_come_from_a_checkpoint_without_pickle(module, tmp_path):
         ("no_such_module:make", None, "No module named"),
         ("users_own_models:nothing", None, "has no 'nothing'"),
         ("users_own_models:wrong", None, "gave int"),
+        ("users_own_models:raising", None, "raising raised KeyError: 'weights'"),
+        ("users_own_models:lacking", None, "lacking raised AttributeError: .*no_such_layer"),
+        ("needs_another:make", None, "No module named 'no_such_package'\\.$"),
+        ("half_written:make", None, "importing half_written raised SyntaxError: "),
         ("users_own_models:make", "missing.pt", "there is no file"),
     ],
 )
@@ -65,9 +73,18 @@ def test_a_checkpoint_of_another_model(module, tmp_path):
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pt")
     (tmp_path / "damaged.pt").write_bytes(b"no weights")
     (tmp_path / "empty.pt").touch()
-    for file in ("other.pt", "damaged.pt", "empty.pt"):
-        with pytest.raises(UsageError, match="does not hold the weights"):
+    whole = (tmp_path / "other.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"epoch": 3}, tmp_path / "numbers.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save(nn.Linear(4, 2), tmp_path / "object.pt")
+    with pytest.raises(UsageError, match="not hold the weights of this model: size mismatch"):
+        load_model(f"{module}:make", str(tmp_path / "other.pt"))
+    for file in ("damaged.pt", "empty.pt", "cut.pt", "numbers.pt", "list.pt", "object.pt"):
+        with pytest.raises(UsageError, match="is damaged or not a state dict") as found:
             load_model(f"{module}:make", str(tmp_path / file))
+        # Torch advises to load such a file without protection, and that would run its code.
+        assert "weights_only" not in str(found.value)
 
 
 def picture(path):
@@ -109,6 +126,9 @@ def test_a_table(tmp_path):
     assert names == ["age", "income"]
     assert torch.equal(data[1][0], torch.tensor([40.0, 2.5]))
     assert data[1][1] == 0
+    assert data[1][1].dtype == torch.int64
+    values, _ = table(str(path), "income")
+    assert values[0][1] == 1.5  # a value that is predicted is not cut
 
 
 @pytest.mark.parametrize(
@@ -117,8 +137,12 @@ def test_a_table(tmp_path):
         (None, "good", "cannot be read"),
         ("age,good\n", "good", "has no rows"),
         ("age,good\n1,0\n", "bad", "has no column 'bad'"),
-        ("age,good\nold,0\n", "good", "must hold numbers alone"),
-        ("age,good\n1\n", "good", "must hold numbers alone"),
+        ("age,good\n1,0\nold,0\n", "good", "line 3, column 'age' holds 'old', which is no fin"),
+        ("age,good\n1,nan\n", "good", "line 2, column 'good' holds 'nan', which is no finite"),
+        ("age,good\ninf,1\n", "good", "line 2, column 'age' holds 'inf', which is no finite"),
+        ("age,good\n1,0\n\n,1\n", "good", "line 4, column 'age' is empty"),
+        ("age,good\n1\n", "good", "line 2 has 1 cells, and the first line names 2 columns"),
+        ("age,good\n1,0,3\n", "good", "line 2 has 3 cells"),
     ],
 )
 def test_a_table_that_is_none(tmp_path, text, target, message):
