@@ -1,8 +1,9 @@
 """Whether the ensemble notices models that mislead attacks by gradients, and overcomes them.
 
 Three mislead: rectifiers as gates, which no surrogate smooths, so that the explanation has no
-derivative; inputs rounded to 16 levels, with the derivative of the identity; an explanation rounded
-to 8 levels. Five are honest. Beside the ensemble: ``GhorbaniTopK`` alone, with as many gradients.
+derivative; inputs rounded to 16 levels and explained by Grad-CAM, which lies behind the rounding; an
+explanation rounded to 8 levels. Five are honest. Inputs rounded with the derivative of the identity are
+neither: gradients pass through them. Beside the ensemble: ``GhorbaniTopK`` alone, with as many gradients.
 
     OMP_NUM_THREADS=1 python benchmarks/masked_gradients.py [--n-images 12] [--budget 300]
 """
@@ -14,7 +15,7 @@ import warnings
 from typing import Any
 
 import torch
-from captum.attr import Attribution, Saliency
+from captum.attr import Attribution, LayerGradCam, Saliency
 from torch import Tensor, nn
 
 from captum_robust import attacks, metrics, zoo
@@ -38,14 +39,15 @@ class Gate(nn.Module):
 
 
 class Quantised(nn.Module):
-    """Inputs rounded to 16 levels, with the derivative of the identity."""
+    """Inputs rounded to 16 levels, with the derivative of the identity or of rounding, zero."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, straight_through: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.straight_through = network, straight_through
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x + ((x * 15).round() / 15 - x).detach())
+        rounded = (x * 15).round() / 15
+        return self.network(x + (rounded - x).detach() if self.straight_through else rounded)
 
 
 class Rounded(Attribution):
@@ -86,7 +88,7 @@ plain = zoo.fashion_mnist_cnn()
 SUBJECTS: dict[str, tuple[nn.Module, Attribution]] = {}
 for name, model in {
     "misleads: gates": replaced(Gate),
-    "misleads: quantised inputs": Quantised(plain),
+    "quantised inputs, straight through": Quantised(plain, straight_through=True),
     "honest: zoo": plain,
     "honest: zoo, ATEX": zoo.fashion_mnist_cnn_atex(),
     "honest: zoo with SiLU": replaced(nn.SiLU),
@@ -99,6 +101,8 @@ for name, model in {
 }.items():
     SUBJECTS[name] = (model, Saliency(model))
 SUBJECTS["misleads: rounded explanation"] = (plain, Rounded(plain))
+quantised = Quantised(plain, straight_through=False)
+SUBJECTS["misleads: quantised inputs, Grad-CAM"] = (quantised, LayerGradCam(quantised, plain.relu2))
 
 
 def left(model: nn.Module, explanation: Attribution, changed: Tensor) -> float:
@@ -122,4 +126,4 @@ for name, (model, explanation) in sorted(SUBJECTS.items(), reverse=True):
     )  # fmt: skip
     alone, together = (left(model, explanation, a(images)) for a in (white, ensemble))
     signs = ", ".join(sign.name for sign in ensemble.report.indicators) or "none"
-    print(f"{name:32} white box {alone:.3f}  ensemble {together:.3f}  signs: {signs}", flush=True)
+    print(f"{name:36} white box {alone:.3f}  ensemble {together:.3f}  signs: {signs}", flush=True)

@@ -141,16 +141,17 @@ class ModelView:
         self.labels = labels
         self.target = self.outputs.target(output, labels)
 
-    def explain(self, x: Tensor, rows: Tensor | None = None) -> Explained:
+    def explain(self, x: Tensor, rows: Tensor | None = None, draw: int = 0) -> Explained:
         """Explain ``x`` on the true model.
 
         Args:
             x: Versions of the examples.
             rows: Which examples they are versions of; None: each of its own.
+            draw: Which noise, of an explanation that draws some. A search keeps to one, lest the
+                luckiest draw win.
         """
         arguments = self._attribution_arguments(rows)
-        # Always by the same noise, if any, lest the luckiest draw win the search.
-        with self._same_draws(x, arguments) as drawing:
+        with self._same_draws(arguments, draw) as drawing:
             attributions = attribute_detached(self._explanation, x, **drawing)
         return Explained(
             self._map(attributions), self._output_at(x, rows, torch.no_grad), self.outputs
@@ -187,11 +188,11 @@ class ModelView:
         return self.target if self.target is None or rows is None else self.target[rows]
 
     def _same_draws(
-        self, x: Tensor, arguments: dict[str, Any]
+        self, arguments: dict[str, Any], draw: int
     ) -> AbstractContextManager[dict[str, Any]]:
         if not self.draws:
             return nullcontext(arguments)
-        return same_draws(self._explanation, self._seed, self._generator.device, arguments)
+        return same_draws(self._explanation, self._seed + draw, self._generator.device, arguments)
 
     def _map(self, attributions: Tensor) -> Tensor:
         channel_dim = 1 if self._subject.channel_dim is None else self._subject.channel_dim

@@ -39,6 +39,9 @@ class AttackReport:
         improved_at: The iteration that found the returned example, from 1 on; 0 for untouched.
         iterations: How many iterates were scored.
         draws_noise: Whether the explanation draws random numbers.
+        measure_redrawn: Of an explanation that does, the measure with fresh draws, mean over several
+            of them: the expectation that counts, since nobody gets the draw of the search. Of the
+            attacks that take a ``measure``, beyond their budget; else None.
         deterministic: Whether the model gave the same output twice.
         agreement: Correlation of the surrogate's maps with the true model's, mean over the run.
         loss_improved: Whether the surrogate's loss fell.
@@ -68,6 +71,7 @@ class AttackReport:
     improved_at: Tensor
     iterations: Tensor
     draws_noise: bool = False
+    measure_redrawn: Tensor | None = None
     deterministic: bool = True
     agreement: Tensor | None = None
     loss_improved: Tensor | None = None
@@ -127,7 +131,10 @@ _ZERO = (
 _NOT_FINITE = "NaN or Inf met: look for roots, divisions and logarithms at 0; try float64"
 _NEVER_VALID = "no candidate kept the prediction: take smaller steps (alpha) or a smaller eps"
 _LATE = "the best iterate came at the very end: give more steps or a larger budget"
-_NOISE = "the explanation draws noise, fixed during the search: judge with fresh draws"
+_NOISE = (
+    "the explanation draws noise; the candidates were compared by one draw: judge the result with "
+    "fresh draws, as measure_redrawn does"
+)
 _RANDOM = "the model gives other outputs when asked again: put it in evaluation mode, fix its seed"
 _DISAGREES = (
     "the surrogate's maps are not the model's: take a larger beta, a growing one, or "
