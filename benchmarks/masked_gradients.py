@@ -1,9 +1,10 @@
 """Whether the ensemble notices models that mislead attacks by gradients, and overcomes them.
 
 Three mislead: rectifiers as gates, which no surrogate smooths, so that the explanation has no
-derivative; inputs rounded to 16 levels and explained by Grad-CAM, which lies behind the rounding; an
-explanation rounded to 8 levels. Five are honest. Inputs rounded with the derivative of the identity are
-neither: gradients pass through them. Beside the ensemble: ``GhorbaniTopK`` alone, with as many gradients.
+derivative; inputs rounded to 16 levels and explained by Grad-CAM, which lies behind the rounding;
+an explanation rounded to 8 levels. Five are honest. Inputs rounded with the derivative of the
+identity are neither: gradients pass through them. Beside the ensemble: ``GhorbaniTopK`` alone, with
+as many gradients.
 
     OMP_NUM_THREADS=1 python benchmarks/masked_gradients.py [--n-images 12] [--budget 300]
 """

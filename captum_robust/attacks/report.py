@@ -39,9 +39,9 @@ class AttackReport:
         improved_at: The iteration that found the returned example, from 1 on; 0 for untouched.
         iterations: How many iterates were scored.
         draws_noise: Whether the explanation draws random numbers.
-        measure_redrawn: Of an explanation that does, the measure with fresh draws, mean over several
-            of them: the expectation that counts, since nobody gets the draw of the search. Of the
-            attacks that take a ``measure``, beyond their budget; else None.
+        measure_redrawn: Of an explanation that does, the measure with fresh draws, mean over
+            several of them: the expectation that counts, since nobody gets the draw of the search.
+            Of the attacks that take a ``measure``, beyond their budget; else None.
         deterministic: Whether the model gave the same output twice.
         agreement: Correlation of the surrogate's maps with the true model's, mean over the run.
         loss_improved: Whether the surrogate's loss fell.

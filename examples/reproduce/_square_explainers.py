@@ -58,7 +58,7 @@ class SquareLime(SquareSurrogate):
 
 
 class SquareShap(SquareSurrogate):
-    """KernelSHAP: sizes of masks by the Shapley kernel; nothing and all, with all but all weight."""
+    """KernelSHAP: sizes by the Shapley kernel; nothing and all, with nearly all of the weight."""
 
     def __init__(self, model: nn.Module, squares: Tensor, n_samples: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -3,10 +3,10 @@ Attacks that only ask
 =====================
 
 ``BlackBoxExplanationAttack`` against explanations that cannot be backpropagated (Occlusion, LIME,
-KernelSHAP), beside the best of as many random draws (``RandomSign``); and against the gradient, beside
-the ensemble that follows gradients. The network and the images are the zoo's. The first three explain
-squares of 7 x 7 pixels, of which the 5 most relevant are compared (their 245 pixels); of the gradient it
-is the 50 most relevant pixels.
+KernelSHAP), beside the best of as many random draws (``RandomSign``); and against the gradient,
+beside the ensemble that follows gradients. The network and the images are the zoo's. The first
+three explain squares of 7 x 7 pixels, of which the 5 most relevant are compared (their 245 pixels);
+of the gradient it is the 50 most relevant pixels.
 
     OMP_NUM_THREADS=1 python examples/reproduce/black_box.py [--n-images 30 --queries 2000]
 

@@ -2,8 +2,8 @@
 
 Noise of standard deviation 0.15, 100 copies, threshold 0.75, alpha 0.001 over all pixels of an
 image, the most relevant 50, 25 or 5 per cent kept. With ``--network zoo`` Fashion-MNIST, with
-``--network efficientnet`` photographs (needs the extra ``demo``). One pass of each explanation serves
-all three shares.
+``--network efficientnet`` photographs (needs the extra ``demo``). One pass of each explanation
+serves all three shares.
 """
 
 from __future__ import annotations
