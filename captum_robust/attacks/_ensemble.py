@@ -133,13 +133,15 @@ class Round:
         candidate = problem.limits.candidate(self._x, self._center)
         seen = problem.view.explain(candidate, self._rows)
         measure = problem.measure(problem.clean[self._rows], seen.relevance)
-        allowed = self._best.allowed(seen.output.detach(), self._rows)
+        # A map without relevance, or NaN, shows nothing: no success, and no place to stay.
+        shows = (seen.relevance.flatten(1) != 0).any(1) & measure.isfinite()
+        valid = shows & self._best.allowed(seen.output.detach(), self._rows)
         values, start = [], 0
         for s, relevance in zip(self._segments, self._split(seen.relevance), strict=True):
             part = slice(start, start := start + len(s.rows))
-            self._keep(candidate[part], measure[part], seen, part, s)
+            self._keep(candidate[part], measure[part], valid[part], seen, part, s)
             values.append(s.loss(relevance, s.rows))
-        value = torch.where(allowed, torch.cat(values), torch.inf)
+        value = torch.where(valid, torch.cat(values), torch.inf)
         better = value < self._value
         self._progressed = self._progressed + better
         self._value = torch.where(better, value, self._value)
@@ -148,17 +150,20 @@ class Round:
             self.agreement.append((self._rows, _correlation(surrogate_maps, seen.relevance)))
 
     def _keep(
-        self, x: Tensor, measure: Tensor, seen: Explained, part: slice, segment: Segment
+        self,
+        x: Tensor,
+        measure: Tensor,
+        valid: Tensor,
+        seen: Explained,
+        part: slice,
+        segment: Segment,
     ) -> None:
         """Hand the candidates of one segment over, and credit the gain to its member."""
         rows = segment.rows
         before = self._best.score[rows]
         own = Explained(seen.relevance[part], lambda: seen.output[part])
         self._best.update(x, measure, own, rows)
-        allowed = self._best.allowed(own.output.detach(), rows)
-        # A map without relevance, or NaN, is not a success of the gradient's.
-        shows = (own.relevance.flatten(1) != 0).any(1) & measure.isfinite()
-        lowest = torch.where(allowed & shows, measure, torch.inf).minimum(self._reached[rows])
+        lowest = torch.where(valid, measure, torch.inf).minimum(self._reached[rows])
         self._reached.index_copy_(0, rows, lowest)
         gain = (before - self._best.score[rows]).sum()
         self.gains[segment.member] = self.gains.get(segment.member, torch.zeros_like(gain)) + gain
