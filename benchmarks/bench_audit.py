@@ -99,7 +99,9 @@ def parts(explanation: Attribution, target: Tensor) -> Tensor:
     certificates.certify_top_k(
         smoothed, images, RADII, K, target=target, n_samples=budget.copies, seed=0
     )
-    metrics.parameter_randomization(explanation, images, model, target=target, generator=seeded)
+    metrics.parameter_randomization(
+        explanation, images, model, layers=[""], target=target, generator=seeded
+    )
     return clean
 
 

@@ -32,7 +32,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--output", default="quickstart.png", help="where the figure goes")
 
 model = zoo.fashion_mnist_cnn()
-images, labels = zoo.fashion_mnist_sample(16)
+images, labels = zoo.fashion_mnist_sample(12)
 gradient = Saliency(model)
 clean = explained_relevance(gradient, images, labels)
 print("relevance maps:", tuple(clean.shape))

@@ -15,6 +15,7 @@ from captum_robust.audit.explanations import Explained
 from captum_robust.audit.learned import entropies
 from captum_robust.audit.progress import Progress
 from captum_robust.audit.settings import Settings
+from captum_robust.audit.shared import Shared
 from captum_robust.audit.steps import Steps
 from captum_robust.audit.store import BatchResult
 from captum_robust.outputs import resolve
@@ -50,8 +51,11 @@ class Measurements:
             rows, target = self._model_rows(inputs, labels, first)
             result = BatchResult(rows)
             maps: dict[str, dict[int, Tensor]] = {}
+            shared = Shared(self.model)
             for name, explained in self.explanations.items():
-                steps = Steps(self.model, name, explained, self.settings, inputs, target, first)
+                steps = Steps(
+                    self.model, name, explained, self.settings, inputs, target, first, shared
+                )
                 entries = steps.run(self.progress)
                 for row, entry in zip(rows, entries, strict=True):
                     row["explanations"][name] = entry

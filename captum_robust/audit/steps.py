@@ -25,6 +25,7 @@ from captum_robust.attr import SparsifiedSmoothing
 from captum_robust.audit.explanations import EXPECTED_ERRORS, Explained, bound
 from captum_robust.audit.progress import Progress
 from captum_robust.audit.settings import WHOLE, Settings, generator_for
+from captum_robust.audit.shared import Shared
 from captum_robust.audit.store import Arrays
 from captum_robust.certificates import certify_top_k
 
@@ -79,6 +80,7 @@ class Steps:
         inputs: The batch, (N, ...).
         target: What is explained of each example.
         first: The number of the first example in the data.
+        shared: What other explanations have asked of the model on this batch.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class Steps:
         inputs: Tensor,
         target: Tensor | None,
         first: int,
+        shared: Shared,
     ) -> None:
         self.model, self.name, self.explained, self.settings = model, name, explained, settings
-        self.inputs, self.target, self.first = inputs, target, first
+        self.inputs, self.target, self.first, self.shared = inputs, target, first, shared
         self.entries: list[dict[str, Any]] = [{} for _ in inputs]
         self.left = list(range(len(inputs)))
         self._kept: dict[str, Tensor] = {}
@@ -217,24 +220,28 @@ class Steps:
         shuffled = attributions.flatten(1).gather(1, order.to(inputs.device)).view_as(attributions)
         removal = _removal(inputs)
         for key, values in (("infidelity", attributions), ("infidelity_random", shuffled)):
-            found = metrics.infidelity(
-                self.model, removal, inputs, values, target=target, normalize=True,
-                n_perturb_samples=self.settings.budget.perturbations,
-                generator=self._generator(part, "removal"),
-            )  # fmt: skip
+            with self.shared.answers(("removal", *part)) as model:
+                found = metrics.infidelity(
+                    model, removal, inputs, values, target=target, normalize=True,
+                    n_perturb_samples=self.settings.budget.perturbations,
+                    generator=self._shared_draws(part, "removal"),
+                )  # fmt: skip
             self._enter(part, key, found)
 
     def _flipping(self, part: list[int]) -> None:
-        inputs, target = self._of(part)
         attributions = self._kept_of("attributions", part)
-        orders: dict[str, Tensor | None] = {"flipping": attributions, "flipping_random": None}
-        for key, order_by in orders.items():
-            curves = metrics.pixel_flipping(
-                self.model, inputs, order_by, target=target, output=self.settings.output,
-                channel_dim=self.settings.channel_dim, n_steps=self.settings.budget.flips,
-                generator=self._generator(part, "flipping"),
-            )  # fmt: skip
-            self._enter(part, key, curves.area())
+        self._enter(part, "flipping", self._area(part, attributions))
+        # A random order is the same for all explanations.
+        in_random_order = self.shared.once(("order", *part), lambda: self._area(part, None))
+        self._enter(part, "flipping_random", in_random_order)
+
+    def _area(self, part: list[int], attributions: Tensor | None) -> Tensor:
+        inputs, target = self._of(part)
+        return metrics.pixel_flipping(
+            self.model, inputs, attributions, target=target, output=self.settings.output,
+            channel_dim=self.settings.channel_dim, n_steps=self.settings.budget.flips,
+            generator=self._shared_draws(part, "flipping"),
+        ).area()  # fmt: skip
 
     def _sensitivity(self, part: list[int]) -> None:
         inputs, target = self._of(part)
@@ -298,6 +305,10 @@ class Steps:
 
     def _generator(self, part: list[int], *use: object) -> torch.Generator:
         return generator_for(self.settings.seed, self.name, self.first + part[0], *use)
+
+    def _shared_draws(self, part: list[int], use: str) -> torch.Generator:
+        """Draws that are the same for all explanations of an example."""
+        return generator_for(self.settings.seed, self.first + part[0], use)
 
     def _seed(self, part: list[int]) -> int:
         """Of the noise of an explanation, the same for all explanations of an example."""

@@ -49,7 +49,9 @@ def zoo_networks() -> None:
             "zoo_atex": "The same network after ATEX",
         }.items()
     }
-    print("\n".join(audit.compare(reports["zoo"], reports["zoo_atex"]).lines()), flush=True)
+    lines = audit.compare(reports["zoo"], reports["zoo_atex"]).lines()
+    (args.out / "zoo_compared.txt").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines), flush=True)
 
 
 # %%
@@ -195,7 +197,7 @@ parser.add_argument("--only", nargs="+", choices=AUDITS, default=list(AUDITS))
 parser.add_argument("--out", type=Path, default=Path("reproductions/audits"), help="reports")
 parser.add_argument("--numbers", type=Path, default=Path("reproductions/audits"), help="JSON")
 parser.add_argument("--batches", type=Path, help="keep finished batches here, and go on from them")
-parser.add_argument("--images", type=int, default=40, help="of the zoo")
+parser.add_argument("--images", type=int, default=10, help="of the zoo")
 parser.add_argument("--photos", type=int, default=40, help="photographs")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--threads", type=int, default=2)

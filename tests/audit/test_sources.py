@@ -1,10 +1,14 @@
+import re
 import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imsave
 from torch import nn
+from torchvision.models import resnet18
 
 from captum_robust.audit.sources import Normalized, UsageError, image_folder, load_model, table
 
@@ -34,6 +38,18 @@ def test_a_model_by_function_or_by_name(module):
     assert isinstance(load_model(f"{module}:ready", None), nn.Linear)
     assert isinstance(load_model("zoo:fashion_mnist_cnn", None), nn.Module)
     assert not load_model("zoo:fashion_mnist_cnn", None).training
+
+
+def test_the_module_of_the_guide_is_whole(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "audit_your_model.rst"
+    code = page.read_text(encoding="utf-8").split(".. code-block:: python\n\n")[1]
+    code = re.split(r"\n(?=\S)", code)[0]
+    (tmp_path / "mymodels.py").write_text(textwrap.dedent(code))
+    torch.save(resnet18(num_classes=5).state_dict(), tmp_path / "flowers.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert load_model("mymodels:make_model", None)(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    sys.modules.pop("mymodels")
 
 
 def test_weights_come_from_a_checkpoint_without_pickle(module, tmp_path):
