@@ -24,7 +24,7 @@ from captum_robust import __version__, outputs, zoo
 from captum_robust.audit.comparison import compare
 from captum_robust.audit.report import AuditReport
 from captum_robust.audit.run import audit
-from captum_robust.audit.settings import BUDGETS
+from captum_robust.audit.settings import BUDGETS, WHOLE
 from captum_robust.audit.sources import (
     Normalized,
     UsageError,
@@ -37,8 +37,8 @@ from captum_robust.audit.sources import (
 
 _WRONG_CALL, _TOO_MUCH_LOST = 2, 1
 
-# A first impression within a minute.
-_DEMO = replace(BUDGETS["quick"], evaluations=12, copies=100)
+# A first impression within a minute, with a curve.
+_DEMO = replace(BUDGETS["quick"], evaluations=12, copies=100, sizes=(0.5, WHOLE))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

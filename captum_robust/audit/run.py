@@ -52,7 +52,8 @@ def audit(
 
     Each explanation is attacked by :class:`~captum_robust.attacks.AutoExplanationAttack`, or where
     it has no graph by :class:`~captum_robust.attacks.BlackBoxExplanationAttack`, at three sizes of
-    the change, up to ``eps``, beside random noise of the same size. It is certified, and checked
+    the change, up to ``eps`` (of the budget "quick": at ``eps`` alone), beside random noise of the
+    same size. It is certified, and checked
     for faithfulness (infidelity, pixel flipping, each beside a random order), for sensitivity, and
     for whether it depends on what the model has learned. Of a table it is checked whether the model
     behaves off the data as on them (:func:`~captum_robust.metrics.query_consistency`). The model is

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from captum_robust import audit, zoo
 from captum_robust.attacks import ScaffoldedModel
+from captum_robust.audit.settings import BUDGETS
 from captum_robust.audit.sources import image_folder
 from captum_robust.outputs import Binary
 from captum_robust.training import CrossEntropy, Fairwashing, Trainer
@@ -42,8 +44,9 @@ def zoo_networks() -> None:
     images, labels = zoo.fashion_mnist_sample(args.images)
     loader = DataLoader(TensorDataset(images, labels), batch_size=20)
     models = {"zoo": zoo.fashion_mnist_cnn(), "zoo_atex": zoo.fashion_mnist_cnn_atex()}
+    budget = replace(BUDGETS["quick"], sizes=(0.25, 0.5, 1.0))  # for a curve
     reports = {
-        name: written(name, title, models[name], loader, eps=0.05, budget="quick")
+        name: written(name, title, models[name], loader, eps=0.05, budget=budget)
         for name, title in {
             "zoo": "A network for Fashion-MNIST",
             "zoo_atex": "The same network after ATEX",
