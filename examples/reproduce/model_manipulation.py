@@ -9,9 +9,9 @@ pixels; centre of mass) is trained against each explanation and judged on all th
 success rate*, the share of test images whose map is within the paper's thresholds. Active fooling
 makes the explanations of two classes change places.
 
-    python examples/reproduce/model_manipulation.py --data-root DATA [--steps 120]
+    python examples/reproduce/model_manipulation.py --data-root DATA
 
-Networks that are not in ``--networks`` are trained first, about a minute each on one core.
+Networks that are not in ``--networks`` are trained first, a minute or two each on one core.
 """
 
 from __future__ import annotations
@@ -43,17 +43,26 @@ from captum_robust.zoo import fashion_mnist_cnn
 
 CLASSES = (4, 6)  # coat and shirt, which change places
 BATCH, RATE = 20, 2e-3
-WEIGHTS = {"location": 20.0, "top-k": 3.0, "centre of mass": 12.0, "active": 30.0}
+FOOLINGS = ["location", "top-k", "centre of mass", "active"]
+# The weight of each fooling and its steps; a lighter weight and more steps cost less accuracy.
+SETTINGS = {"location": (20.0, 120), "top-k": (3.0, 120), "active": (30.0, 120)} | {
+    ("location", "LRP"): (3.0, 240),
+    ("centre of mass", "gradient"): (5.0, 240),
+    ("centre of mass", "Grad-CAM"): (1.0, 240),
+    ("centre of mass", "LRP"): (4.0, 240),
+    ("top-k", "LRP"): (2.0, 120),
+    ("active", "gradient"): (30.0, 240),
+}
 
 parser = argparse.ArgumentParser(description="Manipulated models.")
 parser.add_argument("--data-root", type=Path, default=Path("data"))
 parser.add_argument("--networks", type=Path, default=Path("networks"))
 parser.add_argument("--out", type=Path, default=Path("results"))
 parser.add_argument("--n-images", type=int, default=1000)
-parser.add_argument("--steps", type=int, default=120)
-parser.add_argument("--weight", type=float, help="of the foolings; default: see WEIGHTS")
+parser.add_argument("--steps", type=int, help="of training; default: see SETTINGS")
+parser.add_argument("--weight", type=float, help="of the foolings; default: see SETTINGS")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--foolings", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
+parser.add_argument("--foolings", nargs="+", choices=FOOLINGS, default=FOOLINGS)
 parser.add_argument("--explanations", nargs="+", default=["gradient", "Grad-CAM", "LRP"])
 args = parser.parse_args()
 torch.set_flush_denormal(True)
@@ -105,9 +114,15 @@ def frame(side: int) -> Tensor:
 # %%
 # The foolings, and how they are judged
 # -------------------------------------
+def settings(fooling: str, name: str) -> tuple[float, int]:
+    """The weight of a fooling, and how many steps it is trained for."""
+    weight, steps = SETTINGS.get((fooling, name)) or SETTINGS[fooling]
+    return args.weight or weight, args.steps or steps
+
+
 def objective(fooling: str, name: str) -> ModelManipulation:
     """The objective that fools an explanation."""
-    explanation, options = EXPLANATIONS[name], {"weight": args.weight or WEIGHTS[fooling]}
+    explanation, options = EXPLANATIONS[name], {"weight": settings(fooling, name)[0]}
     side = SIDES[name]
     if fooling == "location":
         return LocationFooling(frame(side), explanation, **options)
@@ -153,8 +168,9 @@ def rate(fooling: str, before: nn.Module, after: nn.Module, name: str, images: T
 # -----------------------------------
 def manipulated(fooling: str, name: str, images: Tensor) -> nn.Module:
     """The network after a fooling, from ``--networks`` or trained."""
-    kind = f"{fooling.replace(' ', '-')}-{name}-{args.weight or WEIGHTS[fooling]:g}"
-    path = args.networks / f"fooled-{kind}-{args.steps}-{args.seed}.pt"
+    weight, steps = settings(fooling, name)
+    kind = f"{fooling.replace(' ', '-')}-{name}-{weight:g}-{steps}"
+    path = args.networks / f"fooled-{kind}-{args.seed}.pt"
     model = fashion_mnist_cnn()
     if not path.exists():
         wanted = images
@@ -166,7 +182,6 @@ def manipulated(fooling: str, name: str, images: Tensor) -> nn.Module:
             chosen, rest = images[:20_000][pair], images[:20_000][~pair][: int(pair.sum())]
             wanted = torch.stack([chosen[: len(rest)], rest], 1).flatten(0, 1)
         order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(args.seed))
-        steps = args.steps
         trainer = Trainer(
             model, objective(fooling, name), lambda p: torch.optim.Adam(p, lr=RATE),
             scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, RATE, total_steps=steps),
