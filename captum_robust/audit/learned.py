@@ -59,6 +59,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._labels: Counter[int] = Counter()
+        self._predicted: Counter[int] = Counter()
         self._right = 0
         self._entropy = array("d")
 
@@ -68,14 +69,19 @@ class Answers:
             self._entropy.append(row["entropy"])
             if isinstance(row["label"], int):
                 self._labels[row["label"]] += 1
+                self._predicted[row["predicted"]] += 1
                 self._right += bool(row["correct"])
 
     def added_to(self, check: ModelCheck) -> ModelCheck:
         """A check of the model with what follows from its answers."""
         n = self._labels.total()
-        base_rate = p_value = None
+        guessing = p_value = None
         if n >= _LEAST_LABELS and len(self._labels) > 1:
-            base_rate = max(self._labels.values()) / n
-            p_value = float(binomtest(self._right, n, base_rate, alternative="greater").pvalue)
+            # How often both name the same class where one has nothing to do with the other, as in
+            # Cohen's kappa. The most frequent class alone would be a bar that a useful model of
+            # unbalanced classes may miss.
+            guessing = sum(self._labels[c] * self._predicted[c] for c in self._labels) / n**2
+            test = binomtest(self._right, n, guessing, alternative="greater")
+            p_value = float(test.pvalue)
         entropy = math.fsum(self._entropy) / len(self._entropy) if self._entropy else None
-        return replace(check, base_rate=base_rate, by_chance=p_value, entropy=entropy)
+        return replace(check, guessing=guessing, by_chance=p_value, entropy=entropy)

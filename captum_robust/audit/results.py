@@ -85,9 +85,10 @@ class ModelCheck:
             another; None: the check does not apply.
         reason: Why it does not apply, else empty.
         n_rows: Rows of data that they learned from.
-        base_rate: Share of the most frequent label; None: too few labels, or of one class.
-        by_chance: p-value of the hypothesis that the model is right no more often than by always
-            naming the most frequent class; None likewise.
+        guessing: Accuracy of guesses that name each class as often as the model does; None: too
+            few labels, or of one class.
+        by_chance: p-value of the hypothesis that the model is right no more often than these
+            guesses; None likewise.
         entropy: Mean entropy of the model's probabilities, as a share of the largest possible one;
             None: its outputs are not those of classes.
     """
@@ -95,7 +96,7 @@ class ModelCheck:
     p_value: float | None
     reason: str = ""
     n_rows: int = 0
-    base_rate: float | None = None
+    guessing: float | None = None
     by_chance: float | None = None
     entropy: float | None = None
 
@@ -127,7 +128,7 @@ class Findings:
         if by_chance and self.accuracy is not None:
             found.append(
                 f"It is right on {self.accuracy.mean:.0%} of the examples, no clearly more often "
-                f"than by always naming the most frequent class ({check.base_rate:.0%}). Check "
+                f"than by guessing each class as often as it does ({check.guessing:.0%}). Check "
                 "that its weights are loaded, that the inputs are normalised as it expects them, "
                 "and that the numbers of the classes are its own."
             )
@@ -157,8 +158,8 @@ class Findings:
             )
         if self.untrained():
             sentences.append(
-                "The model does not look trained, so its explanations say nothing about what a "
-                "trained one looks at: see the section on the model."
+                "The model does not seem to have learned its task, so its explanations say nothing "
+                "about what one that has looks at: see the section on the model."
             )
         if easy:
             sentences.append(

@@ -141,8 +141,8 @@ class Rules:
         )
         model = (
             f"The model is suspicious: the p-value of its check is below {self.suspicious:g}. It "
-            "may not have been trained: its accuracy is no better than that of always naming the "
-            f"most frequent class (binomial test, p above {self.chance:g}); or the entropy of its "
+            "may not have learned its task: it is right no more often than by guessing each class "
+            f"as often as it does (binomial test, p above {self.chance:g}); or the entropy of its "
             f"probabilities is above {self.undecided:.0%} of the largest possible one."
         )
         return [easy, unreliable, hard, model]

@@ -23,30 +23,28 @@ def test_entropy_of_logits_and_of_probabilities():
     assert entropies(logits, Regression(tolerance=0.1)) is None
 
 
-def rows(labels, correct):
-    return [
-        {"entropy": 0.2, "label": label, "correct": right}
-        for label, right in zip(labels, correct, strict=True)
-    ]
-
-
-def checked(labels, correct):
+def checked(labels, predicted):
     answers = Answers()
-    for row in rows(labels, correct):
+    for label, said in zip(labels, predicted, strict=True):
+        row = {"entropy": 0.2, "label": label, "predicted": said, "correct": label == said}
         answers.add(row)
     return answers.added_to(ModelCheck(None, "not a table"))
 
 
-def test_accuracy_is_held_against_the_most_frequent_class():
+def test_accuracy_is_held_against_guesses():
     labels = [0] * 14 + [1] * 6
-    by_chance = checked(labels, [label == 0 for label in labels])  # always names class 0
-    assert by_chance.base_rate == 0.7
-    assert by_chance.by_chance > 0.5
-    right = checked(labels, [True] * 20)
-    assert right.by_chance == pytest.approx(0.7**20)
+    one_class = checked(labels, [0] * 20)  # right on 70 %, and always would be
+    assert one_class.guessing == pytest.approx(0.7)
+    assert one_class.by_chance > 0.5
+    right = checked(labels, labels)
+    assert right.guessing == pytest.approx(0.7**2 + 0.3**2)
+    assert right.by_chance == pytest.approx(right.guessing**20)
     assert right.reason == "not a table"
-    assert checked([0] * 30, [True] * 30).by_chance is None  # one class says nothing
-    assert checked([0, 1], [False, False]).by_chance is None
+    # Of unbalanced classes: hardly better than naming the frequent one, and yet no guesses.
+    some = checked([0] * 140 + [1] * 60, [0] * 125 + [1] * 15 + [0] * 35 + [1] * 25)
+    assert some.by_chance < 0.01
+    assert checked([0] * 30, [0] * 30).by_chance is None  # one class says nothing
+    assert checked([0, 1], [1, 0]).by_chance is None
 
 
 def test_a_network_without_training_is_found_and_a_trained_one_is_not(run):
@@ -55,7 +53,7 @@ def test_a_network_without_training_is_found_and_a_trained_one_is_not(run):
         for given, wanted in (([images, labels], found), (images, min(found, 1))):
             report = run(model, {"gradient": Saliency(model)}, [given], certify=False)
             assert len(report.untrained()) == wanted
-            assert ("not look trained" in report.summary()[0]) is (wanted > 0)
+            assert ("not seem to have learned" in report.summary()[0]) is (wanted > 0)
 
 
 def test_the_caller_says_what_counts(report):
