@@ -26,6 +26,7 @@ parser.add_argument("--n-images", type=int, default=12)
 parser.add_argument("--budget", type=int, default=300)
 parser.add_argument("--eps", type=float, default=0.08)
 parser.add_argument("--k", type=int, default=50)
+parser.add_argument("--only", default="", help="networks whose name contains this")
 args = parser.parse_args()
 warnings.filterwarnings("ignore", message="The attack failed")
 torch.set_flush_denormal(True)
@@ -117,6 +118,8 @@ def left(model: nn.Module, explanation: Attribution, changed: Tensor) -> float:
 
 print(f"{args.n_images} images, eps {args.eps}, top {args.k}, {args.budget} gradients an image")
 for name, (model, explanation) in sorted(SUBJECTS.items(), reverse=True):
+    if args.only not in name:
+        continue
     model.requires_grad_(False)
     white = attacks.GhorbaniTopK(
         model, explanation, args.eps, args.eps / 10, args.budget, k=args.k

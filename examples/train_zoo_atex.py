@@ -4,13 +4,16 @@ Training the network of the zoo whose explanations resist
 
 Train the robust network of the zoo again. This script made ``fashion_mnist_cnn_atex.npz``, the
 weights of :func:`captum_robust.zoo.fashion_mnist_cnn_atex`, with
-:class:`~captum_robust.training.ATEXTrainer` on the plain network of the zoo and a search for the
-farthest of the perpendicular points. No labels are used, and the test images once, at the end.
+:class:`~captum_robust.training.ATEXTrainer` from the plain network of the zoo, along the
+explanations of the network as it learns, with a search for the farthest perpendicular points. The
+weights go nine tenths of the way from the plain network to the trained one: there, both accuracy
+and stability are higher than at its end (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
+models"). No labels are used, and the test images once, at the end.
 
     python examples/train_zoo_atex.py --data-root DATA [--download] [--out FOLDER]
 
-It takes about fifteen minutes on one core. The last digits of the weights depend on the processor
-and the number of threads; those of the package classify 89.93 % of the 10,000 test images.
+It takes about half an hour on one core. The last digits of the weights depend on the processor
+and the number of threads; those of the package classify 89.80 % of the 10,000 test images.
 """
 
 # %%
@@ -32,7 +35,8 @@ from captum_robust.training import ATEXTrainer
 from captum_robust.zoo import fashion_mnist_cnn
 
 ZOO = Path(__file__).resolve().parents[1] / "captum_robust" / "zoo"
-STEPS, REPEATS, BATCH, RATE = 1500, 4, 100, 3e-3
+STEPS, REPEATS, BATCH, RATE = 2400, 4, 100, 3e-3
+SHARE = 0.9  # of the way from the plain network to the trained one
 
 parser = argparse.ArgumentParser(description="Train the network of the zoo by ATEX.")
 parser.add_argument("--data-root", default="data", help="folder that torchvision calls `root`")
@@ -62,12 +66,13 @@ torch.set_flush_denormal(True)
 trainer = ATEXTrainer(
     fashion_mnist_cnn(),
     lambda parameters: torch.optim.Adam(parameters, lr=RATE),
-    delta1=0.32,
-    delta2=0.5,
-    alpha=10.0,
+    delta1=2.0,
+    delta2=0.4,
+    alpha=20.0,
     temperature=1.0,
     n_perpendicular=1,
     search=1,
+    follow_student=True,
     steps_per_batch=REPEATS,
     scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, RATE, total_steps=STEPS),
     seed=args.seed,
@@ -78,7 +83,9 @@ trainer.fit(DataLoader(images, BATCH, shuffle=True), epochs=1)
 # %%
 # Test, and the file of the package
 # ---------------------------------
-model = trainer.model.eval()
+trained, plain = trainer.model.state_dict(), fashion_mnist_cnn().state_dict()
+model = fashion_mnist_cnn()
+model.load_state_dict({name: torch.lerp(plain[name], trained[name], SHARE) for name in plain})
 test_images, test_labels = load(train=False)
 with torch.no_grad():
     predicted = torch.cat([model(part).argmax(dim=1) for part in test_images.split(500)])

@@ -96,7 +96,7 @@ def explanation_shift(
         >>> explanations = {"gradient": Saliency, "input x gradient": InputXGradient}
         >>> moved = metrics.explanation_shift(before, after, explanations, images.split(32))
         >>> {name: round(shift.mean()[0], 2) for name, shift in moved.items()}
-        {'gradient': 0.34, 'input x gradient': 0.9}
+        {'gradient': 0.36, 'input x gradient': 0.91}
     """
     _check_explanations(explanations)
     if k is not None:

@@ -75,9 +75,11 @@ def fashion_mnist_cnn_atex() -> nn.Sequential:
     """The network of :func:`fashion_mnist_cnn` after ATEX: its explanations resist manipulation.
 
     Trained on from those weights by :class:`~captum_robust.training.ATEXTrainer` (Tang et al.
-    2021, with a search for the farthest perpendicular points); ``examples/train_zoo_atex.py``
-    made them. 89.93 % of the 10,000 test images are
-    classified correctly.
+    2021, along the explanations of the network as it learns, with a search for the farthest
+    perpendicular points); ``examples/train_zoo_atex.py`` made them. 89.80 % of the 10,000 test
+    images are classified correctly. Of the 50 most relevant pixels of the gradient
+    :class:`~captum_robust.attacks.AutoExplanationAttack` with 100 gradients an image leaves
+    @@EVAL@@
 
     Returns:
         A new float32 network on the CPU, in evaluation mode; inputs, outputs and layers are those
