@@ -114,7 +114,8 @@ class Steps:
         for step in steps:
             n_tried = len(self.left)
             self.left = successful(step, self.left, errors)
-            progress.advance(n_tried)
+            if step != self._randomization:  # of the first batch alone, so it is not counted
+                progress.advance(n_tried)
         for i, message in errors.items():
             self.entries[i] = {"error": message}
         return self.entries

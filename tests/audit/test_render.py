@@ -1,9 +1,14 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+from markupsafe import escape
+
+from captum_robust.audit import Rules
 from captum_robust.audit.render import render, table_html
 
+ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>\"'&<img src=http://example.org/x>"
 
 
@@ -74,3 +79,23 @@ def test_pictures_and_curves_have_words(report):
 def test_a_notebook_shows_the_table(report):
     assert report._repr_html_() == table_html(report)
     Page(table_html(report))
+
+
+def columns(text):
+    """The heads of the first table."""
+    return re.findall(r'<th scope="col">([^<]*)</th>', text.split("</thead>")[0])
+
+
+def test_the_reports_in_the_documentation_are_those_of_today(report):
+    """Else run examples/reproduce/audits.py again."""
+    stored = sorted((ROOT / "docs" / "_static" / "audits").glob("*.html"))
+    assert stored
+    today = render(report, "Title")
+    for path in stored:
+        text = path.read_text(encoding="utf-8")
+        for tag in ("style", "script"):
+            wanted = today.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+            assert f"<{tag}>{wanted}</{tag}>" in text, path.name
+        assert columns(text) == columns(today), path.name
+        for sentence in Rules().sentences():
+            assert f"<li>{escape(sentence)}</li>" in text, path.name
