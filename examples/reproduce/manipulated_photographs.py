@@ -10,8 +10,7 @@ gradient, and how many predictions stay. What the blocks before put out is compu
     pip install "captum_robust[demo]"
     python examples/reproduce/manipulated_photographs.py --data-root DATA
 
-DATA/imagenet (or the folder of --photographs) holds photographs, jpg or png. A few minutes on
-one core.
+DATA/imagenet (or the folder of --photographs) holds photographs, jpg or png.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ add_arguments(parser, n_images=150)
 add_photographs(parser)
 parser.add_argument("--judged", type=int, default=50, help="photographs that are not trained on")
 parser.add_argument("--first", type=int, default=12, help="of the 16 blocks, that is trained")
-parser.add_argument("--epochs", type=int, default=10)
+parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--batch-size", type=int, default=10)
 parser.add_argument("--rate", type=float, default=1e-4, help="of Adam, the largest of one cycle")
-parser.add_argument("--weight", type=float, default=10.0, help="of the fooling")
+parser.add_argument("--weight", type=float, default=5.0, help="of the fooling")
 args = parser.parse_args()
 torch.set_flush_denormal(True)
 
@@ -146,7 +145,7 @@ for part in ("distillation", "fooling"):
     print(part, *(f"{epoch[part]:.4f}" for epoch in history), flush=True)
 back.load_state_dict(trainer.weights())  # the blocks are those of the network
 back.eval()
-judge(network, "after", "trained on", trained_on)
 judge(network, "after", "not trained on", judged)
+judge(network, "after", "trained on", trained_on)
 settings = f"blocks from {args.first}, weight {args.weight:g}, rate {args.rate:g}, {steps} steps"
 table(rows, f"Location fooling of Grad-CAM, EfficientNet-Lite0, {settings}", file)
