@@ -75,6 +75,29 @@ class ExplanationSummary:
         radii = [float(key.split("/")[1]) for key in self.values if key.startswith("certified/")]
         return [(radius, self.values[f"certified/{radius}"]) for radius in sorted(radii)]
 
+    def cautions(self) -> list[str]:
+        """What speaks against the explanation though no attack is needed; mostly empty."""
+        found = []
+        for key, what in _AGAINST_RANDOM.items():
+            if key in self.values and key + "_random" in self.values:
+                own, random = self.values[key].mean, self.values[key + "_random"].mean
+                if own >= random:
+                    found.append(f"{what} ({key} {own:.3g}, of a random order {random:.3g}).")
+        if self.randomized is not None and self.randomized >= _RESEMBLES:
+            found.append(
+                "It resembles the explanation of the same model with random parameters (rank "
+                f"correlation {self.randomized:.2f}), so it shows the input more than what the "
+                "model has learned."
+            )
+        return found
+
+
+_RESEMBLES = 0.7
+_AGAINST_RANDOM = {
+    "infidelity": "It predicts what happens when features are removed no better than chance",
+    "flipping": "Removing features in its order changes the output no faster than chance does",
+}
+
 
 @dataclass(frozen=True)
 class ModelCheck:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from captum_robust.audit import AuditReport, ModelCheck, Verdict
+from captum_robust.audit.render import render
 from captum_robust.audit.report import SCHEMA, write_text
 
 KEYS = {
@@ -77,3 +78,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_cautions_name_what_is_no_better_than_chance(report):
+    found = report.explanations["gradient"]
+
+    def with_values(randomized=0.2, **means):
+        values = {name: replace(found.values["flipping"], mean=x) for name, x in means.items()}
+        return replace(found, values=values, randomized=randomized).cautions()
+
+    fine = {"infidelity": 0.1, "infidelity_random": 0.3, "flipping": 0.2, "flipping_random": 0.5}
+    assert with_values(**fine) == []
+    (one,) = with_values(**{**fine, "infidelity": 0.3})
+    assert "infidelity 0.3, of a random order 0.3" in one
+    (one,) = with_values(**{**fine, "flipping": 0.6})
+    assert "flipping 0.6, of a random order 0.5" in one
+    (one,) = with_values(**fine, randomized=0.7)
+    assert "rank correlation 0.70" in one
+    assert with_values(randomized=None) == []
+
+
+def test_a_page_shows_cautions(report):
+    found = report.explanations["gradient"]
+    shown = replace(report, explanations={"gradient": replace(found, randomized=0.9)})
+    assert "Caution: It resembles the explanation of the same model with random" in render(
+        shown, "T"
+    )
+    hidden = replace(report, explanations={"gradient": replace(found, randomized=0.1, values={})})
+    assert "Caution" not in render(hidden, "T")
