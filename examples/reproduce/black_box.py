@@ -5,8 +5,8 @@ Attacks that only ask
 ``BlackBoxExplanationAttack`` against explanations that cannot be backpropagated (Occlusion, LIME,
 KernelSHAP), beside the best of as many random draws (``RandomSign``); and against the gradient,
 beside the ensemble that follows gradients. The network and the images are the zoo's. The first
-three explain squares of 7 x 7 pixels, of which the 5 most relevant are compared (their 245 pixels);
-of the gradient it is the 50 most relevant pixels.
+three explain squares of ``--side`` times as many pixels, of which the most relevant quarter or
+third is compared; of the gradient it is the 50 most relevant pixels.
 
     OMP_NUM_THREADS=1 python examples/reproduce/black_box.py [--n-images 30 --queries 2000]
 
@@ -37,13 +37,14 @@ from captum_robust.attacks import (
 )
 from captum_robust.zoo import fashion_mnist_cnn, fashion_mnist_sample
 
-SIDE, N_SQUARES = 7, 5
+COMPARED = {4: 12, 7: 5}  # of 49 and of 16 squares
 NAMES = ["Occlusion", "LIME", "KernelSHAP", "gradient"]
 
 parser = argparse.ArgumentParser(description="Attacks by queries alone.")
 parser.add_argument("--n-images", type=int, default=4, help="1 to 512")
 parser.add_argument("--queries", type=int, default=200)
 parser.add_argument("--explanations", nargs="+", choices=NAMES, default=NAMES)
+parser.add_argument("--side", type=int, choices=COMPARED, default=7, help="of a square, in pixels")
 parser.add_argument("--eps", type=float, default=0.08)
 parser.add_argument("--samples", type=int, default=40, help="of LIME and KernelSHAP")
 parser.add_argument("--seed", type=int, default=0)
@@ -58,13 +59,13 @@ images, _ = fashion_mnist_sample(args.n_images)
 
 def squares() -> Tensor:
     """Which square each pixel belongs to, (1, 1, 28, 28)."""
-    across = torch.arange(28) // SIDE
-    return (across[:, None] * (28 // SIDE) + across)[None, None]
+    across = torch.arange(28) // args.side
+    return (across[:, None] * (28 // args.side) + across)[None, None]
 
 
 def explanation(name: str) -> tuple[Attribution, dict]:
     """An explanation and its arguments."""
-    window = (1, SIDE, SIDE)
+    window = (1, args.side, args.side)
     if name == "Occlusion":
         return Occlusion(model), {"sliding_window_shapes": window, "strides": window}
     if name == "gradient":
@@ -76,7 +77,7 @@ def explanation(name: str) -> tuple[Attribution, dict]:
 def attack(name: str, way: str) -> ExplanationAttack:
     """One of the attacks on one of the explanations."""
     method, arguments = explanation(name)
-    measure = TopKIntersection(50 if name == "gradient" else N_SQUARES * SIDE**2)
+    measure = TopKIntersection(50 if name == "gradient" else COMPARED[args.side] * args.side**2)
     settings = {
         "explanation_kwargs": arguments, "generator": torch.Generator().manual_seed(args.seed),
     }  # fmt: skip
@@ -106,7 +107,8 @@ rows = [["explanation", "best of random draws", "queries alone", "white box", "t
 for name in tqdm(args.explanations, desc="explanations"):
     cells = {}
     for way in ["random", "queries", *(["gradients"] if name == "gradient" else [])]:
-        key = f"{name}, {way}, {args.n_images}, {args.queries}, {args.samples}, {args.seed}"
+        run = f"{args.n_images}, {args.queries}, {args.samples}, {args.side}, {args.seed}"
+        key = f"{name}, {way}, {run}"
         if key not in done:
             done[key] = left(name, way)
             path.write_text(json.dumps(done))
