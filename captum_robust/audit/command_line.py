@@ -115,6 +115,8 @@ def _finish(report: AuditReport, options: argparse.Namespace) -> int:
     for sentence in report.summary():
         sys.stdout.write(sentence + "\n")
     sys.stdout.write(f"The report: {options.out}\n")
+    if options.json is not None:
+        sys.stdout.write(f"Its numbers: {options.json}\n")
     return 0
 
 
@@ -130,6 +132,8 @@ def _read(options: argparse.Namespace, name: str) -> AuditReport:
 
 def _check_targets(options: argparse.Namespace) -> None:
     """Refuse now what could not be written in the end."""
+    if options.json is not None and Path(options.json).resolve() == Path(options.out).resolve():
+        raise UsageError(f"--json: {options.json} is the file of --out. Name another one.")
     for option, out in (("--out", options.out), ("--json", options.json)):
         if out is None:
             continue
@@ -280,10 +284,16 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--tolerance", type=_fraction, help="for regression: allowed change")
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", metavar="FOLDER", help="images, or a folder for each class")
+    source.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="images, or a folder for each class, in the order of their names",
+    )
     source.add_argument("--table", metavar="CSV", help="rows of numbers with a line of names")
     data.add_argument("--target", metavar="COLUMN", help="what the table's model predicts")
-    data.add_argument("--size", type=_count, default=224, help="images are cut to this size (224)")
+    data.add_argument(
+        "--size", type=_count, default=224, help="images are scaled and cropped to it (224)"
+    )
     data.add_argument("--channels", type=int, choices=[1, 3], default=3, help="grey or colour (3)")
     data.add_argument("--limit", type=_count, help="number of examples (all)")
 
@@ -295,7 +305,8 @@ def _work_options(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument(
         "--explanations", type=_names, metavar="NAMES",
-        help='some of the usual explanations, such as "gradient,LRP" (all)',
+        help='some of these, separated by commas (all): "gradient", "integrated gradients", "LRP", '
+        '"guided backpropagation", "SmoothGrad", "beta-smoothed gradient"',
     )  # fmt: skip
     work.add_argument("--k", type=_count, help="how many most relevant features are compared")
     work.add_argument("--budget", choices=list(BUDGETS), default="standard", help="how much work")

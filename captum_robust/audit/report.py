@@ -140,7 +140,7 @@ class AuditReport(Findings):
             name: ExplanationSummary(
                 verdict=Verdict(found["verdict"]),
                 reason=found["reason"],
-                values={key: Estimate(**value) for key, value in found["values"].items()},
+                values={key: _estimate(value) for key, value in found["values"].items()},
                 failed=found["failed"],
                 indicators=found["indicators"],
                 errors=found["errors"],
@@ -183,6 +183,12 @@ class AuditReport(Findings):
         from captum_robust.audit.render import table_html
 
         return table_html(self)
+
+
+def _estimate(known: dict[str, Any]) -> Estimate:
+    if any(isinstance(number, str) for number in known.values()):
+        raise TypeError(f"{known} holds text where numbers belong")
+    return Estimate(**known)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -120,7 +120,8 @@ def table(path: str, target: str) -> tuple[TensorDataset, list[str]]:
     Targets are integers where all of them are whole numbers, as those of classes.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        # Spreadsheets put a byte order mark before the first name.
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -129,7 +130,13 @@ def table(path: str, target: str) -> tuple[TensorDataset, list[str]]:
         raise UsageError(f"--table: {path} has no rows.")
     (_, names), *rows = lines
     if target not in names:
-        raise UsageError(f"--target: {path} has no column {target!r}, it has {', '.join(names)}.")
+        hint = " Its columns must be separated by commas." if len(names) == 1 else ""
+        raise UsageError(
+            f"--target: {path} has no column {target!r}, it has {', '.join(names)}.{hint}"
+        )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"--table: {path} has more than one column {twice[0]!r}.")
     values = torch.tensor([_numbers(f"{path}, line {n}", names, row) for n, row in rows])
     place = names.index(target)
     labels = values[:, place]

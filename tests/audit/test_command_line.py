@@ -137,6 +137,7 @@ WRONG = {
     "a folder where the report should be": (changed(IMAGES, out="empty"), "--out"),
     "a place that takes no files": (changed(IMAGES, out="/proc/a.html"), "--out: the folder /proc"),
     "numbers at a place that takes no files": (changed(IMAGES, json="/proc/a.json"), "--json"),
+    "one file for both": (changed(IMAGES, out="a.html", json="a.html"), "--json: a.html is the"),
     "a mean alone": (changed(IMAGES, mean="0.5"), "belong together"),
     "a deviation of zero": (changed(MEAN, std="1,0,1"), "--std: every number must be positive"),
     "deviations of two channels": (changed(MEAN, std="1,1"), "--std: got 2 numbers"),

@@ -40,6 +40,14 @@ def test_json_comes_back(report, tmp_path):
     assert known.rows == report.rows
 
 
+def test_text_where_numbers_belong_is_refused(report, tmp_path):
+    known = report.as_json()
+    known["explanations"]["gradient"]["values"]["sensitivity"]["mean"] = "high"
+    (tmp_path / "a.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"not a whole audit report.*holds text where numbers"):
+        AuditReport.from_json(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "captum_robust.audit/0"}', "\xff"])
 def test_what_is_not_a_report_is_refused(tmp_path, text):
     path = tmp_path / "a.json"

@@ -159,6 +159,8 @@ def test_a_table(tmp_path):
         ("age,good\n1,0\n\n,1\n", "good", "line 4, column 'age' is empty"),
         ("age,good\n1\n", "good", "line 2 has 1 cells, and the first line names 2 columns"),
         ("age,good\n1,0,3\n", "good", "line 2 has 3 cells"),
+        ("age;good\n1;0\n", "good", "must be separated by commas"),
+        ("age,age,good\n1,2,0\n", "good", "more than one column 'age'"),
     ],
 )
 def test_a_table_that_is_none(tmp_path, text, target, message):
@@ -167,6 +169,13 @@ def test_a_table_that_is_none(tmp_path, text, target, message):
         path.write_text(text)
     with pytest.raises(UsageError, match=message):
         table(str(path), target)
+
+
+def test_a_table_from_a_spreadsheet_has_a_mark_before_its_first_name(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("good,age\n1,30\n", encoding="utf-8-sig")
+    _, names = table(str(path), "good")
+    assert names == ["age"]
 
 
 def test_a_normalisation_before_the_model():
