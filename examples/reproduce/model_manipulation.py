@@ -47,10 +47,10 @@ FOOLINGS = ["location", "top-k", "centre of mass", "active"]
 # The weight of each fooling and its steps; a lighter weight and more steps cost less accuracy.
 SETTINGS = {"location": (20.0, 120), "top-k": (3.0, 120), "active": (30.0, 120)} | {
     ("location", "LRP"): (3.0, 240),
-    ("centre of mass", "gradient"): (5.0, 240),
+    ("centre of mass", "gradient"): (2.0, 240),
     ("centre of mass", "Grad-CAM"): (1.0, 240),
-    ("centre of mass", "LRP"): (4.0, 240),
-    ("top-k", "LRP"): (2.0, 120),
+    ("centre of mass", "LRP"): (1.0, 240),
+    ("top-k", "LRP"): (0.3, 240),
     ("active", "gradient"): (30.0, 240),
 }
 
