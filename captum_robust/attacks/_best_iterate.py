@@ -53,7 +53,9 @@ class BestIterate:
             kept = kept & (change.abs() <= self._eps_output)
         return kept
 
-    def update(self, x: Tensor, score: Tensor, seen: Explained, rows: Tensor | None = None) -> None:
+    def update(
+        self, x: Tensor, score: Tensor, seen: Explained, rows: Tensor | None = None
+    ) -> Tensor:
         """Keep what is better and allowed.
 
         Args:
@@ -61,6 +63,9 @@ class BestIterate:
             score: What is minimised, at each.
             seen: What the attack sees of them on the true model.
             rows: Which examples they are versions of, none twice; None: each of its own.
+
+        Returns:
+            (n,) which candidates count: allowed, with a finite score and a map that is not zero.
         """
         output, score = seen.output.detach(), score.detach()
         allowed, before = self.allowed(output, rows), _rows(self.score, rows)
@@ -82,6 +87,7 @@ class BestIterate:
         self.score = keep(self.score, score)
         self._output = keep(self._output, output)
         self.images = keep(self.images, x)
+        return allowed & shows & score.isfinite()
 
     def note_gradient(self, gradient: Tensor, rows: Tensor | None = None) -> None:
         """Remember which examples had something to follow."""

@@ -133,15 +133,12 @@ class Round:
         candidate = problem.limits.candidate(self._x, self._center)
         seen = problem.view.explain(candidate, self._rows)
         measure = problem.measure(problem.clean[self._rows], seen.relevance)
-        # A map without relevance, or NaN, shows nothing: no success, and no place to stay.
-        shows = (seen.relevance.flatten(1) != 0).any(1) & measure.isfinite()
-        valid = shows & self._best.allowed(seen.output.detach(), self._rows)
         values, start = [], 0
         for s, relevance in zip(self._segments, self._split(seen.relevance), strict=True):
             part = slice(start, start := start + len(s.rows))
-            self._keep(candidate[part], measure[part], valid[part], seen, part, s)
-            values.append(s.loss(relevance, s.rows))
-        value = torch.where(valid, torch.cat(values), torch.inf)
+            valid = self._keep(candidate[part], measure[part], seen, part, s)
+            values.append(torch.where(valid, s.loss(relevance, s.rows), torch.inf))
+        value = torch.cat(values)
         better = value < self._value
         self._progressed = self._progressed + better
         self._value = torch.where(better, value, self._value)
@@ -150,23 +147,22 @@ class Round:
             self.agreement.append((self._rows, _correlation(surrogate_maps, seen.relevance)))
 
     def _keep(
-        self,
-        x: Tensor,
-        measure: Tensor,
-        valid: Tensor,
-        seen: Explained,
-        part: slice,
-        segment: Segment,
-    ) -> None:
-        """Hand the candidates of one segment over, and credit the gain to its member."""
+        self, x: Tensor, measure: Tensor, seen: Explained, part: slice, segment: Segment
+    ) -> Tensor:
+        """Hand the candidates of one segment over, and credit the gain to its member.
+
+        Returns:
+            Which of them count: the others are no success, and no place to stay.
+        """
         rows = segment.rows
         before = self._best.score[rows]
         own = Explained(seen.relevance[part], lambda: seen.output[part])
-        self._best.update(x, measure, own, rows)
+        valid = self._best.update(x, measure, own, rows)
         lowest = torch.where(valid, measure, torch.inf).minimum(self._reached[rows])
         self._reached.index_copy_(0, rows, lowest)
         gain = (before - self._best.score[rows]).sum()
         self.gains[segment.member] = self.gains.get(segment.member, torch.zeros_like(gain)) + gain
+        return valid
 
     def _adapt(self, steps: int) -> None:
         """Halve the steps of rows that made little progress, and take them back to their best."""

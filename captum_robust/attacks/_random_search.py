@@ -97,11 +97,9 @@ class RandomSearch:
     def _try(self, moved: Tensor) -> None:
         candidate = self._problem.limits.candidate(moved, self._center)
         seen, measure, value = self._problem.judge(candidate, self._rows)
-        self._best.update(candidate, measure, seen, self._rows)
-        allowed = self._best.allowed(seen.output.detach(), self._rows)
-        allowed = allowed & (seen.relevance.flatten(1).sum(1) > 0)
-        self.reached = torch.where(allowed, measure, torch.inf).minimum(self.reached)
-        better = (value < self.values) & allowed
+        valid = self._best.update(candidate, measure, seen, self._rows)
+        self.reached = torch.where(valid, measure, torch.inf).minimum(self.reached)
+        better = (value < self.values) & valid
         self.values = torch.where(better, value, self.values)
         self.x = torch.where(better.view(-1, *[1] * (moved.dim() - 1)), candidate, self.x)
 

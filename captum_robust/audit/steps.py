@@ -108,14 +108,13 @@ class Steps:
         steps += [self._infidelity, self._flipping, self._sensitivity]
         if self.settings.certify:
             steps.append(self._certificate)
-        if self.first == 0:
-            steps.append(self._randomization)
         errors: dict[int, str] = {}
         for step in steps:
             n_tried = len(self.left)
             self.left = successful(step, self.left, errors)
-            if step != self._randomization:  # of the first batch alone, so it is not counted
-                progress.advance(n_tried)
+            progress.advance(n_tried)
+        if self.first == 0:  # of the first batch alone, so it is not counted
+            self.left = successful(self._randomization, self.left, errors)
         for i, message in errors.items():
             self.entries[i] = {"error": message}
         return self.entries

@@ -5,8 +5,8 @@ Attacks that only ask
 ``BlackBoxExplanationAttack`` against explanations that cannot be backpropagated (Occlusion, LIME,
 KernelSHAP), beside the best of as many random draws (``RandomSign``); and against the gradient,
 beside the ensemble that follows gradients. The network and the images are the zoo's. The first
-three explain squares of ``--side`` times as many pixels, of which the most relevant quarter or
-third is compared; of the gradient it is the 50 most relevant pixels.
+three explain squares of 7 x 7 pixels, of which the 5 most relevant are compared, or of 4 x 4
+(``--side 4``), of which it is 12; of the gradient it is the 50 most relevant pixels.
 
     OMP_NUM_THREADS=1 python examples/reproduce/black_box.py [--n-images 30 --queries 2000]
 
@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from _report import table
+from _report import mean_and_error, table
 from _square_explainers import SquareLime, SquareShap
 from captum.attr import Attribution, Occlusion, Saliency
 from torch import Tensor
@@ -113,10 +113,7 @@ for name in tqdm(args.explanations, desc="explanations"):
             done[key] = left(name, way)
             path.write_text(json.dumps(done))
         cells[way] = torch.tensor(done[key])
-    shown = {
-        way: f"{values.mean():.3f} ± {values.std() / len(values) ** 0.5:.3f}"
-        for way, values in cells.items()
-    }
+    shown = {way: mean_and_error(values) for way, values in cells.items()}
     ratio = (1 - cells["queries"].mean()) / (1 - cells["random"].mean())
     rows.append(
         [name, shown["random"], shown["queries"], shown.get("gradients", "."), f"{ratio:.2f}"]

@@ -49,7 +49,7 @@ class Remembered(Attribution):
         return self._known[key]
 
     def forget(self) -> None:
-        """Make room."""
+        """Drop what is known, and its memory."""
         self._known.clear()
 
 
