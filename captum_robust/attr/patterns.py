@@ -148,6 +148,7 @@ def learn_patterns(
                 name = names.get(id(call.weight)) if call.is_layer else None
                 if name is not None:
                     statistics.setdefault(name, _Statistics(call.weight)).add(call)
+            tape.forget()
     if not statistics:
         raise ValueError("loader is empty, or model has no linear layer and no convolution.")
     return Patterns({name: known.pattern() for name, known in statistics.items()})

@@ -92,11 +92,14 @@ class BackwardAttribution(GradientAttribution, ABC):
         try:
             with torch.enable_grad():
                 tape = Tape(tensors, backward)
-                with sound_gradients(2 if create_graph else 1), tape:
-                    output = explained_output(
-                        self.forward_func, tape.inputs, target, additional_forward_args
-                    )
-                relevance = tape.propagate(output, create_graph)
+                try:
+                    with sound_gradients(2 if create_graph else 1), tape:
+                        output = explained_output(
+                            self.forward_func, tape.inputs, target, additional_forward_args
+                        )
+                    relevance = tape.propagate(output, create_graph)
+                finally:
+                    tape.forget()
         except Unsupported as error:
             raise TypeError(str(error)) from None
         backward.finish()

@@ -115,6 +115,17 @@ class Tape(FunctionMode):
             return tuple(map(attach_graph, found, self.inputs))
         return tuple(r.detach() for r in found)
 
+    def forget(self) -> None:
+        """Let go of what was written down.
+
+        Values and calls know each other in circles, which would keep the memory of the forward
+        pass until Python next looks for such circles.
+        """
+        for call in self.calls:
+            call.outputs.clear()
+            for node in call.inputs:
+                node.consumers.clear()
+
     def call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
