@@ -1,8 +1,8 @@
-"""The search without gradients: squares at random, and estimated gradients where they stop."""
+"""What is searched, and the simplest search without gradients: squares at random."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +11,13 @@ from torch import Tensor
 from captum_robust.attacks._best_iterate import BestIterate
 from captum_robust.attacks._explained import Explained, ModelView
 from captum_robust.attacks._limits import Limits
-from captum_robust.attacks._proposals import stratified_normal, with_square
+from captum_robust.attacks._proposals import with_square
 from captum_robust.attacks.measures import Loss, Measure
 
 # Share of the features in a square, at the first and at the last query.
 _LARGEST, _SMALLEST = 0.3, 0.003
 # A loss breaks ties of the measure; it is scaled to be smaller than a step of the measure.
 _TIE = 1e-3
-# Of an estimated gradient: pairs of opposite samples, and the standard deviation of the noise in
-# units of the radius.
-_PAIRS, _SPREAD = 16, 0.3
 
 
 @dataclass(frozen=True)
@@ -102,65 +99,3 @@ class RandomSearch:
         better = (value < self.values) & valid
         self.values = torch.where(better, value, self.values)
         self.x = torch.where(better.view(-1, *[1] * (moved.dim() - 1)), candidate, self.x)
-
-
-class EvolutionSearch(RandomSearch):
-    """Steps along a gradient estimated from antithetic, stratified noise (natural evolution)."""
-
-    queries_per_step = 2 * _PAIRS + 1
-    """Queries an example that a step takes."""
-
-    def step(self, progress: float) -> None:
-        """Estimate a gradient and follow it."""
-        size = 0.25 * (1 - progress) + 0.02
-        unit = self._problem.limits.ball.direction(self._gradient())
-        eps = self._problem.limits.eps
-        moved = self.x - (size * eps * unit).to(self.x.dtype)
-        self._try(self._problem.limits.project(moved, self._center))
-
-    def _gradient(self) -> Tensor:
-        problem, total = self._problem, torch.zeros_like(self.x)
-        noise = stratified_normal(self.x[0], _PAIRS, problem.generator)
-        scale = (_SPREAD * torch.as_tensor(problem.limits.eps)).to(self.x)
-        for sample in noise:
-            moved = problem.limits.project(self.x + scale * sample, self._center)
-            candidate = problem.limits.candidate(moved, self._center)
-            seen, measure, value = problem.judge(candidate, self._rows)
-            self._best.update(candidate, measure, seen, self._rows)
-            total += value.view(-1, *[1] * (total.dim() - 1)) * sample
-        return total
-
-
-def search_without_gradient(
-    problem: Problem,
-    best: BestIterate,
-    queries: int,
-    advance: Callable[[int], object] = lambda count: None,
-    evolution: float = 0.3,
-) -> None:
-    """Random squares first, then estimated gradients from where they ended.
-
-    Args:
-        problem: What is searched.
-        best: Keeps the best candidates; its examples are the start.
-        queries: How many candidates of each example may be judged.
-        advance: Is told how many were.
-        evolution: Share of the queries for estimated gradients.
-    """
-    first = problem.clean
-    values = problem.measure(first, first) + _TIE * problem.loss(first, None)
-    squares = RandomSearch(problem, best, problem.images, values)
-    steps = max(1, queries - int(evolution * queries))
-    for i in range(steps):
-        squares.step(i / max(1, steps - 1))
-        advance(1)
-    later = EvolutionSearch(problem, best, squares.x, squares.values)
-    rounds = (queries - steps) // later.queries_per_step
-    for i in range(rounds):
-        later.step(i / max(1, rounds - 1))
-        advance(later.queries_per_step)
-    for _ in range(queries - steps - rounds * later.queries_per_step):
-        later_step = RandomSearch(problem, best, later.x, later.values)
-        later_step.step(1.0)
-        later.x, later.values = later_step.x, later_step.values
-        advance(1)

@@ -11,8 +11,9 @@ from tqdm import tqdm
 from captum_robust._utils.checks import check_count
 from captum_robust.attacks._best_iterate import BestIterate
 from captum_robust.attacks._explained import ModelView
+from captum_robust.attacks._learned_search import LearnedSearch
 from captum_robust.attacks._measured import MeasuredAttack
-from captum_robust.attacks._random_search import Problem, search_without_gradient
+from captum_robust.attacks._random_search import Problem, RandomSearch
 from captum_robust.attacks.balls import Radius
 from captum_robust.attacks.measures import MapMeasure
 from captum_robust.attacks.report import AttackReport
@@ -22,14 +23,21 @@ if TYPE_CHECKING:
 
     from captum_robust.attacks.settings import AttackSettings
 
+# Shares of the queries: random corners of the ball at the beginning, squares at the end.
+_CORNERS, _SQUARES = 0.1, 0.5
+
 
 class BlackBoxExplanationAttack(MeasuredAttack):
     r"""Attack any Captum explanation by asking for it: no gradient, no graph, a counted budget.
 
-    Squares at random positions move to the border of the ball and are kept where they make the
-    measure worse (Square Attack); then steps follow a gradient that is estimated from noise,
-    antithetic and stratified (natural evolution strategies). Every candidate keeps the prediction
-    or is not returned. Explanations that draw random numbers draw the same at every candidate.
+    Random corners of the ball come first. Then steps follow a gradient that is learned from all
+    answers so far: each query gives a whole relevance map, and a ridge regression of the maps on
+    the changes tells how the loss falls. Samples around the candidate, antithetic and stratified
+    as in natural evolution strategies, keep it up to date. Last, squares at random positions move
+    to the border of the ball and are kept where they make the measure worse (Square Attack).
+
+    Every candidate keeps the prediction or is not returned. Explanations that draw random numbers
+    draw the same at every candidate. The memory of answers takes at most 256 MiB in float32.
 
     Args:
         model: The attacked model: a module, or a function that answers queries.
@@ -87,6 +95,11 @@ class BlackBoxExplanationAttack(MeasuredAttack):
     def _improve(self, problem: Problem, best: BestIterate, view: ModelView) -> AttackReport:
         queries = self.queries - 1
         with tqdm(total=queries, desc=self.attack, disable=not self.show_progress) as bar:
-            if queries:
-                search_without_gradient(problem, best, queries, bar.update)
+            squares = round(_SQUARES * queries)
+            learned = LearnedSearch(problem, best)
+            learned.run(round(_CORNERS * queries), queries - squares, bar.update)
+            search = RandomSearch(problem, best, learned.x, learned.values)
+            for i in range(squares):
+                search.step(i / max(1, squares - 1))
+                bar.update()
         return best.report(draws=view.draws, again=view.clean_output)

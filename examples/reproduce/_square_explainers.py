@@ -10,6 +10,8 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+_AT_ONCE = 240  # images in a pass, whose layers a processor's cache can hold
+
 
 class SquareSurrogate(Attribution):
     """Coefficients of a weighted linear regression of the output on which squares are shown.
@@ -29,7 +31,9 @@ class SquareSurrogate(Attribution):
         shown = self.masks[:, self.squares[0]]  # (S, 1, H, W)
         perturbed = inputs[:, None] * shown
         with torch.no_grad():
-            output = self.forward_func(perturbed.flatten(0, 1)).view(*perturbed.shape[:2], -1)
+            parts = perturbed.flatten(0, 1).split(_AT_ONCE)
+            output = torch.cat([self.forward_func(part) for part in parts])
+        output = output.view(*perturbed.shape[:2], -1)
         y = output.gather(2, target.view(-1, 1, 1).expand(-1, len(shown), 1)).double()
         ones = torch.ones(len(self.masks), 1, dtype=torch.float64)
         z = torch.cat([self.masks.double(), ones], 1)

@@ -53,7 +53,7 @@ args = parser.parse_args()
 
 warnings.filterwarnings("ignore", message="The attack failed")
 torch.set_flush_denormal(True)
-model = fashion_mnist_cnn()
+model = fashion_mnist_cnn().to(memory_format=torch.channels_last)  # twice as fast on a processor
 images, _ = fashion_mnist_sample(args.n_images)
 
 
@@ -67,7 +67,11 @@ def explanation(name: str) -> tuple[Attribution, dict]:
     """An explanation and its arguments."""
     window = (1, args.side, args.side)
     if name == "Occlusion":
-        return Occlusion(model), {"sliding_window_shapes": window, "strides": window}
+        return Occlusion(model), {
+            "sliding_window_shapes": window,
+            "strides": window,
+            "perturbations_per_eval": 8,
+        }
     if name == "gradient":
         return Saliency(model), {}
     kind = SquareLime if name == "LIME" else SquareShap

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -61,6 +63,30 @@ def assert_same(before, after):
                 assert old is new is None or torch.equal(old, new)
         else:
             assert value == after[key], key
+
+
+@each_way()
+def test_no_circle_of_references_keeps_memory(name, graph):
+    """Python frees circles late, and with them the activations of a whole pass."""
+
+    network, inputs = Network().eval(), points()
+
+    def run():
+        explain(name, network, inputs, graph, target=1)
+
+    run()  # what is made once, such as caches, is made
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        run()
+        gc.collect()
+        kept = [type(thing) for thing in gc.garbage if isinstance(thing, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not kept
 
 
 class Fails(Exception):
