@@ -1,4 +1,4 @@
-"""Convolutions of constant weights: torch's own, with all derivatives that are asked for."""
+"""Layers of constant weights: torch's own, with all derivatives that are asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captum_robust.attacks._constant_weights import _Convolution, constant_weights
+from captum_robust.attacks._constant_weights import (
+    _BatchNorm,
+    _Convolution,
+    constant_weights,
+)
 
 CALLS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1d": (torch.conv1d, (2, 4, 9), (6, 4, 3), {"stride": 2, "padding": 1}),
@@ -70,6 +74,64 @@ def test_gradcheck(name: str, fast: bool) -> None:
     with constant_weights():
         assert gradcheck(lambda x: func(x, weight, **options), x, fast_mode=fast)
         assert gradgradcheck(lambda x: func(x, weight, **options).sin(), x, fast_mode=fast)
+
+
+NORMS = {
+    "rows": (nn.BatchNorm1d(3), (4, 3)),
+    "series": (nn.BatchNorm1d(3), (2, 3, 5)),
+    "images": (nn.BatchNorm2d(3), (2, 3, 4, 4)),
+    "volumes, no weights": (nn.BatchNorm3d(3, affine=False), (2, 3, 2, 2, 2)),
+}
+
+
+def _norm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """A batch norm in evaluation mode, whose statistics and weights are drawn."""
+    layer, shape = NORMS[name]
+    layer = layer.double().eval().requires_grad_(False)
+    for i, (key, value) in enumerate(layer.state_dict().items()):
+        if value.is_floating_point():
+            drawn = _draw(tuple(value.shape), i)
+            value.copy_(drawn.square() + 0.1 if key == "running_var" else drawn)
+    return layer, shape
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_batch_norm_equals_torch(name: str) -> None:
+    layer, shape = _norm(name)
+    with constant_weights():
+        assert isinstance(layer(_draw(shape, 0).requires_grad_()).grad_fn, _BatchNorm._backward_cls)
+        ours = _derivatives(layer, _draw(shape, 0))
+    for a, b in zip(ours, _derivatives(layer, _draw(shape, 0)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_batch_norm_gradcheck(name: str) -> None:
+    layer, shape = _norm(name)
+    x = _draw(shape, 0).requires_grad_()
+    with constant_weights():
+        assert gradcheck(layer, x)
+        assert gradgradcheck(lambda x: layer(x).sin(), x)
+
+
+@pytest.mark.parametrize("change", ["training", "no statistics", "learned", "other precision"])
+def test_other_batch_norms_stay_torch_own(change: str) -> None:
+    layer, shape = _norm("images")
+    if change == "training":
+        layer = layer.train()
+    elif change == "no statistics":
+        layer = nn.BatchNorm2d(3, track_running_stats=False).double().eval().requires_grad_(False)
+    elif change == "learned":
+        layer = nn.BatchNorm2d(3).double().eval()
+    else:
+        layer = layer.float()
+    x = _draw(shape, 0).to(torch.bfloat16 if change == "other precision" else torch.float64)
+    x.requires_grad_()
+    expected = layer(x)
+    with constant_weights():
+        ours = layer(x)
+    assert type(ours.grad_fn) is type(expected.grad_fn)
+    assert torch.equal(ours, expected)
 
 
 def test_modules_positional_arguments_and_channels_last() -> None:
