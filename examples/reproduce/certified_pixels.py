@@ -8,14 +8,13 @@ serves all three shares.
 
 from __future__ import annotations
 
-import hashlib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from _data import photographs
 from _networks import add_arguments, add_photographs, efficientnet, folder_of_photographs
+from _remembered import Remembered
 from _report import mean_and_error, new_file, table
 from captum.attr import Attribution, InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
@@ -32,32 +31,11 @@ STDEV, COPIES, THRESHOLD, ALPHA = 0.15, 100, 0.75, 0.001
 NAMES = ["gradient", "input x gradient", "integrated gradients", "guided backpropagation", "LRP"]
 
 
-class Remembered(Attribution):
-    """An explanation that is computed once for equal inputs, until it is told to forget."""
-
-    def __init__(self, method: Attribution) -> None:
-        super().__init__(method.forward_func)
-        self.method = method
-        self._known: dict[bytes, Tensor] = {}
-
-    def attribute(self, inputs: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
-        """The method's relevance, over one channel."""
-        key = hashlib.sha256(inputs.detach().cpu().numpy().tobytes()).digest()
-        if key not in self._known:
-            attributions = self.method.attribute(inputs, target=target, **kwargs)
-            self._known[key] = attributions.detach().abs().sum(1, keepdim=True)
-        return self._known[key]
-
-    def forget(self) -> None:
-        """Drop what is known, and its memory."""
-        self._known.clear()
-
-
-def explanations(model: nn.Module) -> Iterator[tuple[str, Attribution, dict]]:
+def explanations(model: nn.Module, steps: int) -> Iterator[tuple[str, Attribution, dict]]:
     """The methods of the table, with the arguments of each."""
     yield "gradient", Saliency(model), {}
     yield "input x gradient", InputXGradient(model), {}
-    yield "integrated gradients", IntegratedGradients(model), {"n_steps": 10}
+    yield "integrated gradients", IntegratedGradients(model), {"n_steps": steps}
     yield "guided backpropagation", GuidedBackprop(model), {}
     # Noisy copies leave [0, 1]: these bounds are six standard deviations away.
     yield "LRP", RelevancePropagation(model, -0.9, 1.9), {}
@@ -76,13 +54,14 @@ def main() -> None:
     add_photographs(parser)
     parser.add_argument("--network", choices=["zoo", "efficientnet"], default="zoo")
     parser.add_argument("--explanations", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--ig-steps", type=int, default=10, help="of integrated gradients")
     parser.add_argument("--batch", type=int, default=320, help="noisy copies in a pass")
     args = parser.parse_args()
     model, images = chosen(args)
     model.to(memory_format=torch.channels_last).requires_grad_(False)  # faster on a processor
     file = new_file(args.out, f"certified_pixels_{args.network}.txt")
     rows = [["explanation", *(f"{kept:.0%} kept" for kept in KEPT), "relevant, 5% kept"]]
-    for name, method, arguments in explanations(model):
+    for name, method, arguments in explanations(model, args.ig_steps):
         if name not in args.explanations:
             continue
         remembered, shares, relevant = Remembered(method), [], []
