@@ -18,6 +18,7 @@ from captum_robust._utils.constants import Constants
 from captum_robust._utils.function_mode import FunctionMode
 from captum_robust._utils.overwrite import overwrite
 from captum_robust._utils.recurrent import rnn_relu, rnn_relu_cell
+from captum_robust.attr._ramp import softplus_ramp
 
 _RECOMPUTED = (
     "softplus_activations cannot see activations that are computed again in the backward pass, "
@@ -137,14 +138,16 @@ _Smooth = Callable[[Tensor, float], Tensor]
 _Reader = Callable[..., tuple[Tensor, "_Smooth | None"]]
 
 
-def _softplus(z: Tensor, beta: float) -> Tensor:
-    return F.softplus(z, beta=beta)
+def _softplus(z: Tensor, beta: float, corner: float = 0.0) -> Tensor:
+    return softplus_ramp(z, beta, corner)
 
 
 def _ramp(z: Tensor, low: float, high: float, beta: float) -> Tensor:
     """clamp(z, low, high) = low + relu(z - low) - relu(z - high), smooth."""
-    above = z if low == -math.inf else low + _softplus(z - low, beta)
-    return above - _softplus(z - high, beta)
+    if low == -math.inf:
+        return z - _softplus(z, beta, high)
+    ramp = softplus_ramp(z, beta, low, high)
+    return low + ramp if low else ramp
 
 
 def _leak(z: Tensor, slope: float | Tensor, beta: float) -> Tensor:
@@ -194,13 +197,13 @@ def _hardswish(input: Tensor) -> tuple[Tensor, _Smooth]:
 
 
 def _softshrink(input: Tensor, lambd: float = 0.5) -> tuple[Tensor, _Smooth]:
-    return input, lambda z, beta: _softplus(z - lambd, beta) - _softplus(-z - lambd, beta)
+    return input, lambda z, beta: _softplus(z, beta, lambd) - _softplus(-z - lambd, beta)
 
 
 def _threshold(input: Tensor, threshold: float, value: float) -> tuple[Tensor, _Smooth | None]:
     if threshold != value:  # it jumps from value to threshold
         return input, None
-    return input, lambda z, beta: value + _softplus(z - threshold, beta)
+    return input, lambda z, beta: value + _softplus(z, beta, threshold)
 
 
 def _clamp(input: Tensor, min: Any = None, max: Any = None) -> tuple[Tensor, _Smooth | None]:
