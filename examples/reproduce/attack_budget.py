@@ -23,6 +23,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from _data import fashion_mnist
 from _report import table
 from captum.attr import Attribution, IntegratedGradients, Saliency
 from matplotlib.figure import Figure
@@ -57,7 +58,8 @@ EXPLANATIONS: dict[str, tuple[Callable[[nn.Module], Attribution], dict]] = {
 WAY_NAMES = ["ensemble", "one start", "two starts", "five starts", "best of random draws"]
 
 parser = argparse.ArgumentParser(description="The strength of attacks along their budget.")
-parser.add_argument("--n-images", type=int, default=16, help="1 to 512")
+parser.add_argument("--n-images", type=int, default=16, help="1 to 512, or more from --data-root")
+parser.add_argument("--data-root", type=Path, help="holds Fashion-MNIST, for torchvision")
 parser.add_argument("--budgets", type=int, nargs="*", default=[30, 100])
 parser.add_argument("--network", choices=NETWORKS, default="plain")
 parser.add_argument("--explanations", nargs="+", choices=EXPLANATIONS, default=["gradient"])
@@ -70,7 +72,11 @@ args = parser.parse_args()
 
 torch.set_flush_denormal(True)  # a steep softplus makes numbers that are slow and mean nothing
 model = NETWORKS[args.network]()
-images, _ = fashion_mnist_sample(args.n_images)
+images = (
+    fashion_mnist_sample(args.n_images)[0]
+    if args.data_root is None
+    else fashion_mnist(args.data_root, train=False)[0][: args.n_images]
+)
 with torch.no_grad():
     labels = model(images).argmax(1)
 measure = TopKIntersection(args.k)
