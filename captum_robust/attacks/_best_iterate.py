@@ -76,7 +76,7 @@ class BestIterate:
 
         def keep(old: Tensor, new: Tensor) -> Tensor:
             return _replaced(
-                old, torch.where(_per_example(better, new), new, _rows(old, rows)), rows
+                old, torch.where(per_example(better, new), new, _rows(old, rows)), rows
             )
 
         self.iterations = _replaced(self.iterations, iterations, rows)
@@ -161,5 +161,6 @@ def _replaced(old: Tensor, new: Tensor, rows: Tensor | None) -> Tensor:
     return new if rows is None else old.index_copy(0, rows, new)
 
 
-def _per_example(condition: Tensor, like: Tensor) -> Tensor:
-    return condition.view(-1, *[1] * (like.dim() - 1))
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """One value for each example, to broadcast against ``like``."""
+    return values.view(-1, *[1] * (like.dim() - 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from captum_robust.attacks._best_iterate import BestIterate
+from captum_robust.attacks._best_iterate import BestIterate, per_example
 from captum_robust.attacks._explained import Explained
 from captum_robust.attacks._random_search import Problem
 from captum_robust.attacks.measures import Loss
@@ -119,11 +119,11 @@ class Round:
     def _move(self, gradient: Tensor, progress: float) -> None:
         if self._momentum:
             average = gradient.abs().flatten(1).mean(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-            unit = gradient / _over(average, gradient)
+            unit = gradient / per_example(average, gradient)
             self._velocity = self._momentum * self._velocity + unit
             gradient = self._velocity
         limits = self._problem.limits
-        size = ((1 - progress) * _FIRST + progress * _LAST) * _over(self._size, gradient)
+        size = ((1 - progress) * _FIRST + progress * _LAST) * per_example(self._size, gradient)
         step = (size * limits.eps).to(gradient.dtype) * limits.ball.direction(gradient)
         self._x = limits.project(self._x - step, self._center)
 
@@ -142,7 +142,7 @@ class Round:
         better = value < self._value
         self._progressed = self._progressed + better
         self._value = torch.where(better, value, self._value)
-        self._anchor = torch.where(_over(better, self._x), self._x, self._anchor)
+        self._anchor = torch.where(per_example(better, self._x), self._x, self._anchor)
         if surrogate_maps is not None:
             self.agreement.append((self._rows, _correlation(surrogate_maps, seen.relevance)))
 
@@ -169,8 +169,8 @@ class Round:
         slow = self._progressed < _ENOUGH_PROGRESS * steps
         back = slow & self._value.isfinite()
         self._size = torch.where(slow, self._size / 2, self._size)
-        self._x = torch.where(_over(back, self._x), self._anchor, self._x)
-        self._velocity = torch.where(_over(back, self._x), 0, self._velocity)
+        self._x = torch.where(per_example(back, self._x), self._anchor, self._x)
+        self._velocity = torch.where(per_example(back, self._x), 0, self._velocity)
         self._progressed = torch.zeros_like(self._progressed)
 
     def _drop(self) -> bool:
@@ -195,10 +195,6 @@ class Round:
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
         return values.split([len(s.rows) for s in self._segments])
-
-
-def _over(per_row: Tensor, like: Tensor) -> Tensor:
-    return per_row.view(-1, *[1] * (like.dim() - 1))
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:

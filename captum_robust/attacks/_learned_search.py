@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captum_robust.attacks._best_iterate import BestIterate
+from captum_robust.attacks._best_iterate import BestIterate, per_example
 from captum_robust.attacks._proposals import stratified_normal
 from captum_robust.attacks._random_search import Problem
 
@@ -41,11 +41,11 @@ class Answers:
     """
 
     def __init__(self, n: int, n_features: int, n_relevances: int, like: Tensor) -> None:
-        room = max(1, min(_ANSWERS, _NUMBERS // max(1, n * (n_features + n_relevances))))
+        capacity = max(1, min(_ANSWERS, _NUMBERS // max(1, n * (n_features + n_relevances))))
         dtype = torch.promote_types(like.dtype, torch.float32)
-        self._points = like.new_zeros((n, room, n_features), dtype=dtype)
-        self._maps = like.new_zeros((n, room, n_relevances), dtype=dtype)
-        self._products = like.new_zeros((n, room, room), dtype=dtype)
+        self._points = like.new_zeros((n, capacity, n_features), dtype=dtype)
+        self._maps = like.new_zeros((n, capacity, n_relevances), dtype=dtype)
+        self._products = like.new_zeros((n, capacity, capacity), dtype=dtype)
         self._asked = 0
 
     def add(self, point: Tensor, relevance: Tensor) -> None:
@@ -119,13 +119,13 @@ class LearnedSearch:
             for _ in range(min(_STEPS, queries - asked)):
                 step = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (asked / queries)
                 slope = self._slope(x, relevance)
-                size = slope.abs().flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))
+                size = per_example(slope.abs().flatten(1).mean(1), x)
                 momentum = _MOMENTUM * momentum + slope / torch.where(size > 0, size, 1)
                 unit = problem.limits.ball.direction(momentum)
                 candidate, seen, valid = self._ask(self._within(x - step * self._moved(unit)))
                 # The loss need not fall at each step; a lost prediction goes back to the best.
-                x = torch.where(_like(valid, x), candidate, self.x)
-                relevance = torch.where(_like(valid, relevance), seen, self._relevance)
+                x = torch.where(per_example(valid, x), candidate, self.x)
+                relevance = torch.where(per_example(valid, relevance), seen, self._relevance)
                 asked += 1
                 advance(1)
 
@@ -163,11 +163,6 @@ class LearnedSearch:
         self._answers.add(self._change(candidate), relevance.flatten(1))
         better = valid & (value < self.values)
         self.values = torch.where(better, value, self.values)
-        self.x = torch.where(_like(better, candidate), candidate, self.x)
-        self._relevance = torch.where(_like(better, relevance), relevance, self._relevance)
+        self.x = torch.where(per_example(better, candidate), candidate, self.x)
+        self._relevance = torch.where(per_example(better, relevance), relevance, self._relevance)
         return candidate, relevance, valid
-
-
-def _like(mask: Tensor, x: Tensor) -> Tensor:
-    """One mask per example, to broadcast against ``x``."""
-    return mask.view(-1, *[1] * (x.dim() - 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_robust.attacks._best_iterate import BestIterate
+from captum_robust.attacks._best_iterate import BestIterate, per_example
 from captum_robust.attacks._explained import Explained, ModelView
 from captum_robust.attacks._limits import Limits
 from captum_robust.attacks._proposals import with_square
@@ -98,4 +98,4 @@ class RandomSearch:
         self.reached = torch.where(valid, measure, torch.inf).minimum(self.reached)
         better = (value < self.values) & valid
         self.values = torch.where(better, value, self.values)
-        self.x = torch.where(better.view(-1, *[1] * (moved.dim() - 1)), candidate, self.x)
+        self.x = torch.where(per_example(better, moved), candidate, self.x)
