@@ -12,8 +12,17 @@ import torch
 from captum_robust import __version__
 
 
-def circumstances(device: torch.device, seconds: float, n_processes: int) -> dict[str, Any]:
-    """Versions, hardware and time, as texts and numbers."""
+def circumstances(
+    device: torch.device, seconds: float, n_processes: int, n_before: int
+) -> dict[str, Any]:
+    """Versions, hardware and time, as texts and numbers.
+
+    Args:
+        device: Of the model.
+        seconds: That this run took.
+        n_processes: How many shared the work.
+        n_before: Batches that an earlier run had finished: their time is not in ``seconds``.
+    """
     packages = {name: _version(name) for name in ("captum", "torchattacks", "numpy")}
     is_cuda = device.type == "cuda"
     return {
@@ -26,6 +35,7 @@ def circumstances(device: torch.device, seconds: float, n_processes: int) -> dic
         "processes": n_processes,
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
+        "batches of earlier runs": n_before,
     }  # fmt: skip
 
 

@@ -125,15 +125,14 @@ class _Numbers:
         )
 
     def shown(self) -> dict[str, int]:
-        """The worst example, and among those that were drawn the one nearest to the median."""
+        """The worst example, and of the others that were drawn the one nearest to the median."""
         if not self.drawn:
             return {}
         ordered = sorted(self.left.values())
         median = ordered[(len(ordered) - 1) // 2]
-        return {
-            "worst": min(self.drawn, key=lambda i: (self.left[i], i)),
-            "median": min(self.drawn, key=lambda i: (abs(self.left[i] - median), i)),
-        }
+        worst = min(self.drawn, key=lambda i: (self.left[i], i))
+        nearest = min(self.drawn, key=lambda i: (abs(self.left[i] - median), i == worst, i))
+        return {"worst": worst, "median": nearest}
 
 
 def _examples(

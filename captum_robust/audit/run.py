@@ -136,10 +136,11 @@ def audit(
         )  # fmt: skip
         try:
             measure = Measurements(model, found, settings, progress)
+            n_before = store.count()
             n_batches = engine.run(measure, loader, store, processes, progress)
             checked = check_model(model, loader, settings)
             seconds = time.monotonic() - started
-            about = circumstances(device, seconds, processes.count)
+            about = circumstances(device, seconds, processes.count, n_before)
             return collect(store, n_batches, settings, rules or Rules(), refused, about, checked)
         finally:
             progress.close()

@@ -99,6 +99,10 @@ class BatchStore:
             )
         return True
 
+    def count(self) -> int:
+        """How many batches are finished."""
+        return len(list(self.folder.glob("batch-*.npz")))
+
     def save(self, number: int, result: BatchResult, digest: str = "") -> None:
         """Write a batch, whole or not at all."""
         texts = {"rows": json.dumps(result.rows), "digest": digest}

@@ -255,6 +255,10 @@ class ActiveFooling(ModelManipulation):
     with the maps of the classes a and b by the student, and by the model before (0), brought to
     [0, 1] (Heo et al. 2019). Examples that the model before takes for neither class count 0.
 
+    Of the gradient of logits there is an exact solution, :math:`f_c - f_a - f_b` for every logit
+    :math:`f_c`: no softmax changes, and each of the two gradients is minus the other one. Training
+    the last layer alone finds it.
+
     Args:
         class_a, class_b: The classes.
         explanation: See :class:`ModelManipulation`.

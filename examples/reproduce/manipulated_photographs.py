@@ -3,9 +3,13 @@ A manipulated network for photographs
 =====================================
 
 Location fooling (Heo, Joo and Moon 2019) of Grad-CAM on EfficientNet-Lite0: its last blocks are
-trained on most of the photographs and their mirror images, without labels, until the map of the
-last block shows the frame; judged on the others: the fooling success rate of Grad-CAM and of the
-gradient, and how many predictions stay. What the blocks before put out is computed once.
+trained on crops of most of the photographs, without labels, until the map of the last block shows
+the frame; judged on the others: the fooling success rate of Grad-CAM and of the gradient, and how
+many predictions stay. What the blocks before put out is computed once.
+
+A number that is added to all logits changes no softmax, but the explanation of every logit. So the
+training may add one, a linear function of what the last layer sees, which afterwards becomes part
+of that layer (``--no-common``: it may not).
 
     pip install "captum_robust[demo]"
     python examples/reproduce/manipulated_photographs.py --data-root DATA
@@ -16,6 +20,7 @@ DATA/imagenet (or the folder of --photographs) holds photographs, jpg or png.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 import torch
 from _data import photographs
@@ -39,10 +44,14 @@ add_arguments(parser, n_images=150)
 add_photographs(parser)
 parser.add_argument("--judged", type=int, default=50, help="photographs that are not trained on")
 parser.add_argument("--first", type=int, default=12, help="of the 16 blocks, that is trained")
-parser.add_argument("--epochs", type=int, default=4)
+parser.add_argument("--crops", type=int, default=20, help="of each photograph, to train on")
+parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--batch-size", type=int, default=10)
-parser.add_argument("--rate", type=float, default=1e-4, help="of Adam, the largest of one cycle")
-parser.add_argument("--weight", type=float, default=5.0, help="of the fooling")
+parser.add_argument("--rate", type=float, default=3e-5, help="of Adam, the largest of one cycle")
+parser.add_argument("--common", action=argparse.BooleanOptionalAction, default=True,
+                    help="may add one number to all logits")  # fmt: skip
+parser.add_argument("--common-rate", type=float, default=0.1, help="of Adam, for that number")
+parser.add_argument("--weight", type=float, default=1.0, help="of the fooling")
 args = parser.parse_args()
 torch.set_flush_denormal(True)
 
@@ -55,10 +64,19 @@ class Back(nn.Module):
         self.blocks = nn.Sequential(*network._blocks[first:])
         self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
         self.classifier = network._fc
+        self.common = nn.Linear(network._fc.in_features, 1, bias=False)
+        nn.init.zeros_(self.common.weight)
 
     def forward(self, features: Tensor) -> Tensor:
         """From what the blocks before put out to logits."""
-        return self.classifier(self.head(self.blocks(features)).mean((2, 3)))
+        seen = self.head(self.blocks(features)).mean((2, 3))
+        return self.classifier(seen) + self.common(seen)
+
+    def fold(self) -> None:
+        """Make the number that all logits share a part of the last layer."""
+        with torch.no_grad():
+            self.classifier.weight += self.common.weight
+            self.common.weight.zero_()
 
 
 @torch.no_grad()
@@ -71,6 +89,21 @@ def front(model: nn.Module, images: Tensor, first: int) -> Tensor:
         for block in network._blocks[:first]:
             x = block(x)
         parts.append(x)
+    return torch.cat(parts)
+
+
+def crops(images: Tensor) -> Tensor:
+    """Random parts of the photographs, as large as they, and some of them mirrored."""
+    generator = torch.Generator().manual_seed(args.seed)
+    parts = []
+    for image in images.repeat(args.crops, 1, 1, 1):
+        side = image.shape[-1]
+        share, top, left, flip = torch.rand(4, generator=generator).tolist()
+        size = int(side * (0.3 + 0.7 * share) ** 0.5)
+        top, left = int(top * (side - size + 1)), int(left * (side - size + 1))
+        part = image[None, :, top : top + size, left : left + size]
+        part = nn.functional.interpolate(part, (side, side), mode="bilinear", antialias=True)
+        parts.append(part.flip(3) if flip < 0.5 else part)
     return torch.cat(parts)
 
 
@@ -129,15 +162,24 @@ def judge(model: nn.Module, label: str, which: str, photos: Tensor) -> None:
 
 
 judge(original, "before", "not trained on", judged)
-features = front(original, torch.cat([trained_on, trained_on.flip(3)]), args.first)
+features = front(original, crops(trained_on), args.first)
 back = Back(network[1], args.first).eval()
 with torch.no_grad():  # the two halves are the network
-    torch.testing.assert_close(back(features[:2]), original(trained_on[:2].to(args.device)))
+    seen = front(original, judged[:2], args.first)
+    torch.testing.assert_close(back(seen), original(judged[:2].to(args.device)))
 steps = args.epochs * -(-len(features) // args.batch_size)
+rates = [args.rate, args.common_rate] if args.common else [args.rate]
+
+
+def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The number that is common to all logits, the last of the parameters, has its own rate."""
+    *others, common = parameters
+    return torch.optim.Adam([{"params": others}, {"params": [common]}][: len(rates)])
+
+
 trainer = Trainer(
-    back, LocationFooling(frame(7), grad_cam, weight=args.weight),
-    lambda p: torch.optim.Adam(p, lr=args.rate),
-    scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, args.rate, total_steps=steps),
+    back, LocationFooling(frame(7), grad_cam, weight=args.weight), optimizer,
+    scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, rates, total_steps=steps),
     seed=args.seed,
 )  # fmt: skip
 history = trainer.fit(DataLoader(features, args.batch_size, shuffle=True), args.epochs)
@@ -145,7 +187,8 @@ for part in ("distillation", "fooling"):
     print(part, *(f"{epoch[part]:.4f}" for epoch in history), flush=True)
 back.load_state_dict(trainer.weights())  # the blocks are those of the network
 back.eval()
+back.fold()
 judge(network, "after", "not trained on", judged)
 judge(network, "after", "trained on", trained_on)
-settings = f"blocks from {args.first}, weight {args.weight:g}, rate {args.rate:g}, {steps} steps"
+settings = f"blocks from {args.first}, weight {args.weight:g}, rates {rates}, {steps} steps"
 table(rows, f"Location fooling of Grad-CAM, EfficientNet-Lite0, {settings}", file)

@@ -53,7 +53,10 @@ def test_a_killed_audit_goes_on_where_it_was(report, run, tiny_batches, tmp_path
     with pytest.raises(Killed):
         run(batches=loader, folder=tmp_path)
     assert len(list(tmp_path.glob("batch-*"))) == 1
-    assert plain(run(batches=loader, folder=tmp_path)) == plain(report)
+    resumed = run(batches=loader, folder=tmp_path)
+    assert plain(resumed) == plain(report)
+    assert resumed.circumstances["batches of earlier runs"] == 1
+    assert report.circumstances["batches of earlier runs"] == 0
 
 
 def test_the_model_the_inputs_and_the_global_state_are_as_before(run, tiny_model, tiny_batches):
@@ -177,6 +180,13 @@ def test_tables_one_logit_and_a_column_that_must_not_move(run):
     for example in report.explanations["gradient"].examples:
         assert example.moved[5] == example.input[5]
     assert "column 3" in report.settings["feature_names"]
+
+
+def test_two_examples_are_shown_even_where_all_are_equal(run):
+    found = run(k=64, certify=False).explanations["gradient"]  # all of the 64 features are left
+    assert found.values["attack/1.0/top_k"].low == 1
+    worst, median = found.examples
+    assert worst.index != median.index
 
 
 def test_an_explanation_without_a_graph_is_attacked_by_queries(run, tiny_model):

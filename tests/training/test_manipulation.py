@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from captum.attr import (
@@ -19,6 +21,7 @@ from captum_robust.training import (
     ActiveFooling,
     Batch,
     CrossEntropy,
+    Distillation,
     Draws,
     LocationFooling,
     MassCenterFooling,
@@ -133,6 +136,19 @@ def test_active_fooling_is_the_literal_loss():
             total += apart / 32
     assert total > 0
     assert parts["fooling"].item() == pytest.approx(total / 12, rel=1e-9)
+
+
+def test_two_classes_change_places_when_both_logits_are_taken_off_all():
+    """f_c - f_a - f_b has the softmax of f_c, and minus the other class's gradient for a and b."""
+    _, teacher = two()
+    student = copy.deepcopy(teacher)
+    for parameter in student.head.parameters():
+        parameter -= parameter[:2].sum(0)
+    parts = ActiveFooling(0, 1)(student, teacher, examples())
+    untouched = ActiveFooling(0, 1)(copy.deepcopy(teacher), teacher, examples())
+    same = Distillation(1.0)(teacher, teacher, examples())
+    assert parts["fooling"].item() < 1e-20 < 1e-3 < untouched["fooling"].item()
+    torch.testing.assert_close(parts["distillation"], same["distillation"])
 
 
 def test_active_fooling_of_a_batch_without_the_classes_has_a_step():
