@@ -21,10 +21,10 @@ integrated gradients  0.67              0.87          200 of 200
 ====================  ================  ============  ==============
 
 .. figure:: /_static/credit_explanation.png
-   :alt: Bars of eight features before and after the attack; that of the gender vanishes.
+   :alt: Bars of eight columns before and after the attack; that of the gender vanishes.
    :width: 75%
 
-   One customer whom the network calls good. The gender was among the three features that spoke most
+   One customer whom the network calls good. The gender was among the three columns that spoke most
    for it; after a change of at most 0.2 deviations of seven numbers almost nothing of that is left.
 """
 # sphinx_gallery_thumbnail_path = '_static/credit_explanation.png'
@@ -57,11 +57,7 @@ args = parser.parse_args()
 
 data = german_credit(args.data_root)
 train, test = data.split(0.2, args.seed)
-names = [
-    f"{column.name}: {value}" if column.width > 1 else column.name
-    for column in data.columns
-    for value in (column.values if column.width > 1 else [""])
-]
+names = [column.name for column in data.columns]
 is_number = torch.tensor([not data.columns[i].values for i in data.groups[0].tolist()])
 is_number &= train.rows.std(0) > 0  # one column is 0 for everybody
 mean = torch.where(is_number, train.rows.mean(0), 0.0)
@@ -79,7 +75,7 @@ def standardized(rows: Tensor) -> Tensor:
 generator = torch.Generator().manual_seed(args.seed)
 torch.manual_seed(args.seed)  # of the initial weights
 model = nn.Sequential(
-    nn.Linear(len(names), 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+    nn.Linear(data.rows.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
 )
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
 for _ in range(20):
@@ -133,7 +129,8 @@ for name, (explanation, options) in explanations.items():
 # %%
 # One row
 # -------
-# The row whose integrated gradients changed most, in units of the score (the logit).
+# The row whose integrated gradients changed most, in units of the score (the logit). A bar is a
+# column: of a category it is the sum over its values.
 explanation, options = explanations["integrated gradients"]
 before, after = (
     explanation.attribute(x, target=decisions, **options)
@@ -141,8 +138,8 @@ before, after = (
 )
 chosen = metrics.pearson_correlation(before, after).argmin()
 figure = explanation_bars(
-    before[chosen], after[chosen], names, n_features=8, legend=("before", "manipulated"),
-    axis_title="integrated gradients",
+    before[chosen], after[chosen], names, groups=data.groups, n_features=8,
+    legend=("before", "manipulated"), axis_title="integrated gradients",
 )  # fmt: skip
 figure.savefig(args.output, dpi=150)
 words = ("good", "bad")
@@ -152,4 +149,4 @@ for i in is_number.nonzero()[:, 0].tolist():
         (x[chosen, i] * deviation[i] + mean[i]).item()
         for x in (rows, moved["integrated gradients"])
     ]
-    print(f"  {names[i]}: {values[0]:.5g} -> {values[1]:.5g}")
+    print(f"  {names[data.groups[0, i]]}: {values[0]:.5g} -> {values[1]:.5g}")

@@ -4,8 +4,9 @@ A manipulated network for photographs
 
 Location fooling (Heo, Joo and Moon 2019) of Grad-CAM on EfficientNet-Lite0: its last blocks are
 trained on crops of most of the photographs, without labels, until the map of the last block shows
-the frame; judged on the others: the fooling success rate of Grad-CAM and of the gradient, and how
-many predictions stay. What the blocks before put out is computed once.
+the frame; judged on the others: the fooling success rate of Grad-CAM, of Grad-CAM of the
+log-probability and of the gradient, and how many predictions stay. What the blocks before put out
+is computed once.
 
 A number that is added to all logits changes no softmax, but the explanation of every logit. So the
 training may add one, a linear function of what the last layer sees, which afterwards becomes part
@@ -113,7 +114,15 @@ def grad_cam(model: nn.Module) -> Attribution:
     return LayerGradCam(model, blocks[-1])
 
 
-EXPLANATIONS = {"Grad-CAM": grad_cam, "gradient": Saliency}
+def grad_cam_of_log_probability(model: nn.Module) -> Attribution:
+    """Which no number that all logits share can change."""
+    explained = nn.Sequential(model, nn.LogSoftmax(dim=1)).eval()
+    return LayerGradCam(explained, model[1]._blocks[-1])
+
+
+EXPLANATIONS = {
+    "Grad-CAM": grad_cam, "log-probability's": grad_cam_of_log_probability, "gradient": Saliency,
+}  # fmt: skip
 
 
 def frame(side: int) -> Tensor:
@@ -154,7 +163,7 @@ def judge(model: nn.Module, label: str, which: str, photos: Tensor) -> None:
     classes = predictions(original, photos)
     same = (predictions(model, photos) == classes).float().mean()
     if which == "trained on":  # for what it was trained for alone
-        rates = [rate(model, "Grad-CAM", photos, classes), ""]
+        rates = [rate(model, "Grad-CAM", photos, classes), "", ""]
     else:
         rates = [rate(model, name, photos, classes) for name in EXPLANATIONS]
     rows.append([label, f"{len(photos)} {which}", f"{same:.2f}", *rates])
