@@ -284,6 +284,7 @@ class Close(doctest.OutputChecker):
     [
         pytest.param("audit_your_model.rst", marks=pytest.mark.slow),
         "getting_started.rst",
+        pytest.param("models_that_lie.rst", marks=pytest.mark.slow),
         "which.rst",
         pytest.param("robust_training.rst", marks=pytest.mark.slow),
         "what_can_be_guaranteed.rst",

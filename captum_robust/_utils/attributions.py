@@ -174,6 +174,12 @@ def innermost(attribution: Attribution) -> Attribution:
     return innermost(wrapped) if isinstance(wrapped, Attribution) else attribution
 
 
+def absolute_by_default(attribution: Attribution) -> bool | None:
+    """The default of ``abs`` of the explanation inside, as Saliency has it; None: it has none."""
+    parameter = signature(innermost(attribution).attribute).parameters.get("abs")
+    return None if parameter is None else parameter.default is True
+
+
 def _check_overflow(result: Any, inputs: Tensors) -> None:
     if not any(x.dtype == torch.float16 for x in inputs):
         return

@@ -19,9 +19,11 @@ With Captum: ``lambda model, rows: KernelShap(model).attribute(rows, target=1)``
 
 def check_explainer(explainer: object) -> None:
     """Raise TypeError unless ``explainer`` can be called with a model and rows."""
-    if not callable(explainer):
+    if not callable(explainer) or isinstance(explainer, type):
+        kind = "the class " + explainer.__name__ if isinstance(explainer, type) else ""
         raise TypeError(
-            f"explainer must be a function of a model and rows, got {type(explainer).__name__}. "
+            "explainer must be a function of a model and rows, got "
+            f"{kind or type(explainer).__name__}. "
             "For Captum: lambda model, rows: KernelShap(model).attribute(rows, target=1)."
         )
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.checks import check_count
 from captum_robust._utils.forward import logits_of
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.queries import (
     Explainer,
     check_explainer,
@@ -37,7 +38,9 @@ class Detector(Protocol):
 
 
 class ScaffoldReport(NamedTuple):
-    """How well a scaffold tells data from queries, on rows that its detector has not seen.
+    """How well a scaffold tells data from queries, on rows that its detector has not learned from.
+
+    The threshold is chosen on these rows too: on new data, ``fidelity`` measures more strictly.
 
     Attributes:
         fidelity: Share of the held-out data on which the decision is that of the biased model.
@@ -75,7 +78,7 @@ class ScaffoldedModel(nn.Module):
             that on a fifth of the data, which it does not learn from.
 
     Raises:
-        TypeError: ``explainer`` is not a function.
+        TypeError: ``biased``, ``innocuous`` or ``explainer`` is not a function.
         ValueError: ``kept`` is not between 0 and 1; or the model is asked before ``fit``.
 
     References:
@@ -107,6 +110,11 @@ class ScaffoldedModel(nn.Module):
         super().__init__()
         if explainer is not None:
             check_explainer(explainer)
+        for name, model in (("biased", biased), ("innocuous", innocuous)):
+            if not callable(model):
+                raise TypeError(
+                    f"{name} must be a model, a function of rows, got {type(model).__name__}."
+                )
         if not 0 < kept < 1:
             raise ValueError(f"kept must be between 0 and 1, a share of the data, got {kept}.")
         self.biased, self.innocuous = biased, innocuous
@@ -128,7 +136,8 @@ class ScaffoldedModel(nn.Module):
             rows: The data, (N, F).
             n_explained: How many of the rows are explained, one at a time.
             multiplier: Queries to learn from, at most, for each row of the data.
-            generator: Where random numbers come from; None draws from a fresh one.
+            generator: Where random numbers come from, but for those of ``explainer``; None draws
+                from a fresh one.
             show_progress: Whether to show a bar.
 
         Returns:
@@ -144,6 +153,19 @@ class ScaffoldedModel(nn.Module):
             raise ValueError(f"rows has {len(rows)} rows; give at least 10.")
         source = fresh_generator(generator)
         rows = rows.detach()
+        with preserve_buffers(self.biased), preserve_buffers(self.innocuous):
+            return self._fitted(rows, n_explained, multiplier, source, show_progress)
+
+    def _fitted(
+        self,
+        rows: Tensor,
+        n_explained: int,
+        multiplier: int,
+        source: torch.Generator,
+        show_progress: bool,
+    ) -> ScaffoldReport:
+        with torch.no_grad():
+            _same_outputs(logits_of(self.biased(rows[:2])), logits_of(self.innocuous(rows[:2])))
         order = torch.randperm(len(rows), generator=source, device=source.device).to(rows.device)
         n_held = max(1, round(_HELD_OUT * len(rows)))
         held, learned = rows[order[:n_held]], rows[order[n_held:]]
@@ -193,11 +215,7 @@ class ScaffoldedModel(nn.Module):
         """Outputs of the biased model for data and of the innocuous one for all else."""
         routed = self.is_data(x)
         biased, innocuous = logits_of(self.biased(x)), logits_of(self.innocuous(x))
-        if biased.shape != innocuous.shape:
-            raise ValueError(
-                "biased and innocuous must have outputs of the same shape, got "
-                f"{tuple(biased.shape)} and {tuple(innocuous.shape)}."
-            )
+        _same_outputs(biased, innocuous)
         return torch.where(routed.view(-1, *(1,) * (biased.dim() - 1)), biased, innocuous)
 
     def _queries(self, explainer: Explainer, about: Tensor, data: Tensor, bar: tqdm) -> Tensor:
@@ -219,7 +237,7 @@ class ScaffoldedModel(nn.Module):
         x = torch.cat([learned, queries]).double().cpu().numpy()
         y = torch.cat([torch.ones(len(learned)), torch.zeros(len(queries))]).long().numpy()
         self.detector.fit(x, y)
-        lowest = round((1 - self.kept) * len(held))
+        lowest = min(round((1 - self.kept) * len(held)), len(held) - 1)
         self.threshold = self._probability(held).sort().values[lowest].item()
 
     def _probability(self, rows: Tensor) -> Tensor:
@@ -227,6 +245,14 @@ class ScaffoldedModel(nn.Module):
         assert self.detector is not None
         found = self.detector.predict_proba(rows.detach().double().cpu().numpy())
         return torch.as_tensor(found[:, 1], device=rows.device)
+
+
+def _same_outputs(biased: Tensor, innocuous: Tensor) -> None:
+    if biased.shape != innocuous.shape:
+        raise ValueError(
+            "biased and innocuous must have outputs of the same shape, got "
+            f"{tuple(biased.shape)} and {tuple(innocuous.shape)}."
+        )
 
 
 def _decision(output: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_robust._utils.attributions import attribute_detached, draws_of, innermost
+from captum_robust._utils.attributions import absolute_by_default, attribute_detached, draws_of
 from captum_robust._utils.batching import expand_per_example_arguments
 from captum_robust._utils.captum import format_inputs, format_output
 from captum_robust._utils.checks import (
@@ -166,10 +166,9 @@ class KernelSmoothing(Attribution):
         noise = _Noise(kernel, radius, tensors, generator)
         chunk = _copies_at_once(n_samples, internal_batch_size, len(tensors[0]))
         absolute = False
-        inner = innermost(self.attribution_method)
-        by_default = signature(inner.attribute).parameters.get("abs")
+        by_default = absolute_by_default(self.attribution_method)
         if by_default is not None:  # the mean is of signed values
-            absolute = kwargs.get("abs", by_default.default) is True
+            absolute = kwargs.get("abs", by_default) is True
             kwargs = {**kwargs, "abs": False}
         if draws_of(self.attribution_method).from_generator:
             # It draws between two copies: one at a time, these do not depend on the batches.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_robust._utils.attributions import attribute_detached
+from captum_robust._utils.attributions import absolute_by_default, attribute_detached
 from captum_robust._utils.checks import check_attribution, check_count, checked
 from captum_robust.attr.differentiable import differentiable
 
@@ -28,17 +29,22 @@ class TangentProjection(Attribution):
     is orthogonal to the data manifold, and the projection removes it. What the model says about
     moves off the manifold is removed too, also where it is honest.
 
+    Neighbours are found by Euclidean distances: bring the columns of a table to one scale first.
+    Directions in which the neighbours do not vary belong to no tangent space, and are left out
+    even where ``n_dims`` has room for them.
+
     Args:
         attribution_method: The Captum explanation.
         data: Examples of the kind that is explained, (M, ...), such as the training set.
-        n_dims: d, the dimension of the manifold.
+        n_dims: d, the dimension of the manifold, at most the number of features; with as many the
+            explanation stays as it is.
         n_neighbors: k, larger than ``n_dims``; None: three times as many, or all of the data.
 
     Raises:
         TypeError: ``attribution_method`` is not a Captum ``Attribution``, ``data`` not a
             floating-point tensor.
         ValueError: ``data`` has NaN or fewer points than neighbours, or there are not more
-            neighbours than dimensions.
+            neighbours than dimensions, or more dimensions than features.
 
     Example:
         >>> import torch
@@ -71,6 +77,10 @@ class TangentProjection(Attribution):
                 f"n_neighbors must be larger than the {n_dims} dimensions and at most the "
                 f"{len(data)} points of the data, got {n_neighbors}."
             )
+        if n_dims > data[0].numel():
+            raise ValueError(
+                f"n_dims must be at most the {data[0].numel()} features of the data, got {n_dims}."
+            )
         self.attribution_method, self.data = attribution_method, data.detach()
         self.n_dims, self.n_neighbors = n_dims, n_neighbors
 
@@ -82,7 +92,8 @@ class TangentProjection(Attribution):
         Args:
             inputs: (N, ...), of the shape of the data: one tensor.
             *args: Of the method's ``attribute``.
-            **kwargs: Of the method's ``attribute``.
+            **kwargs: Of the method's ``attribute``. With ``abs``, True by default in Saliency, the
+                projection of signed values is made absolute.
 
         Returns:
             Like ``inputs``.
@@ -92,15 +103,18 @@ class TangentProjection(Attribution):
             ValueError: The inputs, or the attributions, have another shape than the data.
         """
         self._check(inputs)
+        args, kwargs, absolute = self._signed(args, kwargs)
         phi = attribute_detached(self.attribution_method, inputs, *args, **kwargs)
-        return self.project(phi, inputs)
+        projected = self.project(phi, inputs)
+        return projected.abs() if absolute else projected
 
     def attribute_with_graph(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like :meth:`attribute`, with a graph: almost everywhere the neighbours stay the same."""
         self._check(inputs)
-        return self.project(
-            differentiable(self.attribution_method)(inputs, *args, **kwargs), inputs
-        )
+        args, kwargs, absolute = self._signed(args, kwargs)
+        phi = differentiable(self.attribution_method)(inputs, *args, **kwargs)
+        projected = self.project(phi, inputs)
+        return projected.abs() if absolute else projected
 
     def project(self, attributions: Tensor, inputs: Tensor) -> Tensor:
         """Attributions of any origin, projected on the tangent space at their inputs."""
@@ -116,7 +130,10 @@ class TangentProjection(Attribution):
 
     @torch.no_grad()
     def tangent_basis(self, inputs: Tensor) -> Tensor:
-        """Principal directions of the neighbours, V', orthonormal rows: (N, d, features)."""
+        """Principal directions of the neighbours, V': (N, d, features).
+
+        The rows are orthonormal; where the neighbours vary in fewer directions, the last are 0.
+        """
         points = inputs.detach().flatten(1).float()
         data = self.data.to(points.device).flatten(1).float()
         rows = max(1, _DISTANCES_AT_ONCE // len(data))
@@ -124,9 +141,29 @@ class TangentProjection(Attribution):
         for part in points.split(rows):
             nearest = torch.cdist(part, data).topk(self.n_neighbors, largest=False).indices
             around = data[nearest]
+            rounding = torch.finfo(around.dtype).eps * max(around.shape[1:])
+            noise = rounding * around.flatten(1).norm(dim=1)[:, None, None]
             around = around - around.mean(1, keepdim=True)
-            found.append(torch.linalg.svd(around, full_matrices=False).Vh[:, : self.n_dims])
+            _, sizes, directions = torch.linalg.svd(around, full_matrices=False)
+            varies = sizes.unsqueeze(2) > noise  # else the direction is arbitrary
+            found.append((directions * varies)[:, : self.n_dims])
         return torch.cat(found)
+
+    def _signed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+        """The arguments for signed values, and whether absolute ones are asked for.
+
+        A magnitude points nowhere, so that there is nothing to project.
+        """
+        by_default = absolute_by_default(self.attribution_method)
+        if by_default is None:
+            return args, kwargs, False
+        names = list(signature(self.attribution_method.attribute).parameters)[1:]  # after inputs
+        place = names.index("abs") if "abs" in names else len(args)
+        if place < len(args):
+            return (*args[:place], False, *args[place + 1 :]), kwargs, args[place] is True
+        return args, {**kwargs, "abs": False}, kwargs.get("abs", by_default) is True
 
     def _check(self, inputs: Any) -> None:
         if isinstance(inputs, tuple):

@@ -16,7 +16,12 @@ _NUMBERS_AT_ONCE = {"cpu": 2**16}
 _NUMBERS_AT_ONCE_ELSEWHERE = 2**22
 
 
-def compare_pairs(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+def compare_pairs(
+    measure: Callable[[Tensor, Tensor], Tensor],
+    a: Tensor,
+    b: Tensor,
+    names: tuple[str, str] = ("a", "b"),
+) -> Tensor:
     """Apply ``measure`` to the examples of two batches of explanations, without a graph.
 
     Args:
@@ -24,6 +29,7 @@ def compare_pairs(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Ten
             nothing wider), and returns (n,). Examples must not influence each other.
         a: (N, ...), floating point.
         b: As ``a``.
+        names: Of ``a`` and ``b``, in errors.
 
     Returns:
         (N,), on the device of ``a``, detached, in the wider dtype of ``a`` and ``b`` and at least
@@ -41,7 +47,7 @@ def compare_pairs(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Ten
         >>> compare_pairs(lambda x, y: (x - y).sum(1), a, torch.zeros_like(a))
         tensor([3., 7.])
     """
-    check_pair(a, b)
+    check_pair(a, b, names)
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     narrow = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     budget = _NUMBERS_AT_ONCE.get(a.device.type, _NUMBERS_AT_ONCE_ELSEWHERE)
@@ -51,18 +57,22 @@ def compare_pairs(measure: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Ten
         return torch.cat([measure(x.to(wide), y.to(wide)) for x, y in pairs]).to(narrow)
 
 
-def check_pair(a: Tensor, b: Tensor) -> None:
+def check_pair(a: Tensor, b: Tensor, names: tuple[str, str] = ("a", "b")) -> None:
     """Raise the error that names what is wrong with ``a`` or ``b``; see `compare_pairs`."""
-    _check_layout("a", a)
-    _check_layout("b", b)
+    first, second = names
+    _check_layout(first, a)
+    _check_layout(second, b)
     if a.shape != b.shape:
         raise ValueError(
-            f"b must have the shape of a, {tuple(a.shape)}, got {tuple(b.shape)}; explanations "
-            "that differ in channels only can be compared as relevance maps."
+            f"{second} must have the shape of {first}, {tuple(a.shape)}, got {tuple(b.shape)}; "
+            "explanations that differ in channels only can be compared as relevance maps."
         )
     if a.device != b.device:
-        raise ValueError(f"b is on {b.device} and a on {a.device}; move it with b.to(a.device).")
-    for name, value in (("a", a), ("b", b)):
+        raise ValueError(
+            f"{second} is on {b.device} and {first} on {a.device}; move it with "
+            f"{second}.to({first}.device)."
+        )
+    for name, value in ((first, a), (second, b)):
         lowest, highest = torch.aminmax(value.detach())  # ten times as fast as all of isfinite
         if not (lowest > -torch.inf and highest < torch.inf):
             raise ValueError(

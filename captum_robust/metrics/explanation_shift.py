@@ -9,14 +9,19 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from captum_robust._utils.attributions import same_draws
 from captum_robust._utils.checks import check_count
 from captum_robust._utils.forward import logits_of
 from captum_robust._utils.inference_mode import outside_inference_mode
 from captum_robust._utils.model_state import preserve_buffers
+from captum_robust.metrics._explainer import method_and_arguments
 from captum_robust.metrics.correlation import spearman_correlation
 from captum_robust.metrics.explained_relevance import explained_relevance
 from captum_robust.metrics.top_k import top_k_intersection
 from captum_robust.outputs import Outputs, resolve
+
+# Of an explanation's random draws, which are to be the same for both models.
+_SEED = 0
 
 
 class ExplanationShift(NamedTuple):
@@ -65,7 +70,8 @@ def explanation_shift(
     label, or what the model before predicts (the strongest of several labels). An update that
     leaves the predictions and moves one explanation alone, or those of one class, is worth a
     question (Heo et al. 2019). How far an honest update moves them is a matter of the model:
-    compare with one that you have trained yourself.
+    compare with one that you have trained yourself. An explanation that draws noise draws the same
+    for both models.
 
     Args:
         before: The model that one knew.
@@ -83,7 +89,7 @@ def explanation_shift(
 
     Raises:
         TypeError: ``explanations`` is not a mapping from names to functions, or one of them does
-            not make an explanation.
+            not make an explanation; a model is not one; ``loader`` is a tensor.
         ValueError: ``explanations`` or ``loader`` is empty, ``k`` is larger than a map, or see
             :func:`explained_relevance`.
 
@@ -99,6 +105,11 @@ def explanation_shift(
         {'gradient': 0.36, 'input x gradient': 0.91}
     """
     _check_explanations(explanations)
+    for role, model in (("before", before), ("after", after)):
+        if not callable(model):
+            raise TypeError(f"{role} must be a model, got {type(model).__name__}.")
+    if isinstance(loader, Tensor):
+        raise TypeError("loader is a tensor. Pass a DataLoader, or a list of batches: [inputs].")
     if k is not None:
         check_count(k=k)
     classes: list[Tensor] = []
@@ -108,12 +119,17 @@ def explanation_shift(
         explained, group = _explained(before, inputs, labels, output)
         classes.append(group)
         for name, explanation in explanations.items():
-            maps = [
-                explained_relevance(
-                    explanation(model), inputs, explained, channel_dim=channel_dim, output=output
-                )
-                for model in (before, after)
-            ]
+            maps = []
+            for model in (before, after):
+                method = explanation(model)
+                attribution, bound = method_and_arguments(method)
+                with same_draws(attribution, _SEED, inputs.device, bound) as options:
+                    maps.append(
+                        explained_relevance(
+                            method, inputs, explained, channel_dim=channel_dim, output=output,
+                            **options,
+                        )
+                    )  # fmt: skip
             values[name].append(_similarities(maps[0], maps[1].to(maps[0].device), k))
     if not classes:
         raise ValueError("loader is empty; give at least one batch.")
@@ -135,7 +151,7 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
     """The inputs, and the labels where there are any."""
     if isinstance(batch, Tensor):
         return batch, None
-    if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
+    if not isinstance(batch, (tuple, list)) or not batch or not isinstance(batch[0], Tensor):
         raise TypeError(
             "loader must give batches, tensors or tuples (inputs, labels), got "
             f"{type(batch).__name__}."

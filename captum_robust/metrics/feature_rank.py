@@ -16,14 +16,15 @@ def feature_rank(attributions: Tensor, feature: int) -> Tensor:
     Slack et al. 2020 count how often a sensitive feature is the first.
 
     Args:
-        attributions: (N, K), of the columns of a table.
+        attributions: (N, K), of the columns of a table; see :func:`column_attributions` for
+            columns of several features.
         feature: Which column, from 0.
 
     Returns:
         (N,), in float64 (float32 on MPS).
 
     Raises:
-        TypeError: ``attributions`` is not a floating-point tensor.
+        TypeError: ``attributions`` is not a floating-point tensor, ``feature`` not a whole number.
         ValueError: It is not (N, K), is empty, or has NaN or Inf; ``feature`` is not a column.
 
     Example:
@@ -38,12 +39,14 @@ def feature_rank(attributions: Tensor, feature: int) -> Tensor:
     if attributions.dim() != 2 or attributions.numel() == 0:
         raise ValueError(
             f"attributions must be (N, K), one number per column of a table, got shape "
-            f"{tuple(attributions.shape)}. Sum over the features of a column first, with "
-            "column_attributions."
+            f"{tuple(attributions.shape)}. column_attributions makes them of the features' (with "
+            "shared=True, of LIME and KernelSHAP)."
         )
     if not bool(torch.isfinite(attributions).all()):
         raise ValueError("attributions has NaN or Inf. Find it with torch.isfinite(attributions).")
     n_columns = attributions.shape[1]
+    if isinstance(feature, bool) or not isinstance(feature, int):
+        raise TypeError(f"feature must be a column's number, from 0, got {feature!r}.")
     if not 0 <= feature < n_columns:
         raise ValueError(f"feature must be a column, 0 to {n_columns - 1}, got {feature}.")
     sizes = attributions.detach().abs()

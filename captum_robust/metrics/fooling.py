@@ -20,6 +20,8 @@ from captum_robust.metrics._pairs import check_pair, compare_pairs, whole_number
 from captum_robust.metrics.correlation import spearman_correlation
 from captum_robust.metrics.top_k import check_k
 
+_NAMES = ("original", "manipulated")
+
 
 class FoolingIntervals(NamedTuple):
     """Which values count as fooled: the intervals of Heo et al. 2019, Section 4, ends included."""
@@ -58,7 +60,7 @@ def location_fooling(manipulated: Tensor, region: Tensor) -> Tensor:
         >>> location_fooling(torch.tensor([[1.0, 0.0, 0.5, 0.0]]), torch.tensor([1, 0, 0, 0]))
         tensor([0.0625])
     """
-    check_pair(manipulated, manipulated)
+    check_pair(manipulated, manipulated, ("manipulated", "manipulated"))
     if not isinstance(region, Tensor) or region.shape != manipulated.shape[1:]:
         given = tuple(region.shape) if isinstance(region, Tensor) else type(region).__name__
         raise ValueError(
@@ -109,7 +111,8 @@ def top_k_fooling(original: Tensor, manipulated: Tensor, k: int) -> Tensor:
         inside = is_top_k(x.flatten(1), k)
         return (_in_unit_range(y).flatten(1).square_() * inside).sum(1) / k
 
-    return compare_pairs(partial(left, k=whole_number("k", k)), original, manipulated)
+    measure = partial(left, k=whole_number("k", k))
+    return compare_pairs(measure, original, manipulated, _NAMES)
 
 
 def center_mass_fooling(original: Tensor, manipulated: Tensor) -> Tensor:
@@ -142,7 +145,7 @@ def center_mass_fooling(original: Tensor, manipulated: Tensor) -> Tensor:
         >>> center_mass_fooling(a, b)
         tensor([1.])
     """
-    check_pair(original, manipulated)
+    check_pair(original, manipulated, _NAMES)
     if original[0].numel() == 1:
         raise ValueError("original must have maps of two pixels or more, got one pixel.")
     for maps in (original, manipulated):
@@ -157,7 +160,7 @@ def center_mass_fooling(original: Tensor, manipulated: Tensor) -> Tensor:
         moved = (_center(y) - _center(x)).square()
         return moved.mean(1).sqrt()
 
-    return compare_pairs(shift, original, manipulated)
+    return compare_pairs(shift, original, manipulated, _NAMES)
 
 
 def active_fooling(original: Tensor, other: Tensor, manipulated: Tensor) -> Tensor:
@@ -189,6 +192,8 @@ def active_fooling(original: Tensor, other: Tensor, manipulated: Tensor) -> Tens
         >>> active_fooling(original=a, other=b, manipulated=b)
         tensor([2.])
     """
+    check_pair(original, manipulated, _NAMES)
+    check_pair(original, other, ("original", "other"))
     as_other = spearman_correlation(other, manipulated)
     return as_other - spearman_correlation(original, manipulated).to(as_other.device)
 

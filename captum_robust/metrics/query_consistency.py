@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from captum_robust._utils.checks import check_count
 from captum_robust._utils.forward import explained_output
+from captum_robust._utils.model_state import preserve_buffers
 from captum_robust._utils.queries import (
     Explainer,
     check_explainer,
@@ -86,13 +87,14 @@ def query_consistency(
             ``model``.
         data: (N, F), rows as the model meets them in use.
         rows: (n, F), rows that are explained; at least 5, or nothing can be significant at 5 %.
-        target: The output that is explained, as in Captum.
+        target: The output that is explained, as in Captum: one for all rows.
         n_queries: Queries about each row that are used, at most.
         n_neighbours: Of how many neighbours the queries near the data take features.
         students: Regressors with ``fit`` and ``predict``, at least two. None: scikit-learn's random
             forest, boosted trees, a single tree, nearest neighbours, ridge regression and a
             network (``pip install "captum_robust[tables]"``).
-        generator: Where random numbers come from; None draws from a fresh, unpredictable one.
+        generator: Where random numbers come from, but for those of ``explainer``; None draws from
+            a fresh, unpredictable one.
         show_progress: Whether to show a bar.
 
     Returns:
@@ -101,7 +103,7 @@ def query_consistency(
     Raises:
         TypeError: ``explainer`` is not a function.
         ValueError: ``data`` or ``rows`` is not a table of finite numbers; a count is below one;
-            fewer than two students; or the explainer asks nothing.
+            fewer than two students; or the explainer asks nothing but the rows themselves.
 
     Example:
         >>> import torch
@@ -127,22 +129,32 @@ def query_consistency(
         with torch.no_grad():
             return explained_output(forward_func, (x,), target).reshape(len(x)).double().cpu()
 
-    learners = [s.fit(_array(data), answers(data).numpy()) for s in learners]
-    excess, spread = [], []
-    for row in tqdm(rows.split(1), disable=not show_progress, desc="rows"):
-        queries = recorded_queries(explainer, forward_func, row)
-        queries = queries[~(queries == row).all(1)]  # a query that is the row itself is data
-        order = torch.randperm(len(queries), generator=source, device=source.device)[:n_queries]
-        near = _near(row, data, n_queries, n_neighbours, source)
-        asked = torch.cat([queries[order.to(rows.device)], near])
-        said = torch.stack([torch.as_tensor(s.predict(_array(asked))).flatten() for s in learners])
-        answered = answers(asked)
-        # NaN or Inf to a query is as far outside as can be.
-        outside = torch.where(answered.isfinite(), _outside(answered, said), torch.inf)
-        n = len(order)
-        others = [_outside(s, _without(said, i)) for i, s in enumerate(said)]
-        excess.append(_mean(outside[:n]))
-        spread.append(torch.stack([outside[n:].mean(), *(_mean(o[:n]) for o in others)]).max())
+    excess, spread, n_asked = [], [], 0
+    with preserve_buffers(forward_func):
+        learners = [s.fit(_array(data), answers(data).numpy()) for s in learners]
+        for row in tqdm(rows.split(1), disable=not show_progress, desc="rows"):
+            queries = recorded_queries(explainer, forward_func, row)
+            queries = queries[~(queries == row).all(1)]  # a query that is the row itself is data
+            n_asked += len(queries)
+            order = torch.randperm(len(queries), generator=source, device=source.device)
+            order = order[:n_queries].to(rows.device)
+            near = _near(row, data, n_queries, n_neighbours, source)
+            asked = torch.cat([queries[order], near])
+            said = torch.stack(
+                [torch.as_tensor(s.predict(_array(asked))).flatten() for s in learners]
+            )
+            answered = answers(asked)
+            # NaN or Inf to a query is as far outside as can be.
+            outside = torch.where(answered.isfinite(), _outside(answered, said), torch.inf)
+            n = len(order)
+            others = [_outside(s, _without(said, i)) for i, s in enumerate(said)]
+            excess.append(_mean(outside[:n]))
+            spread.append(torch.stack([outside[n:].mean(), *(_mean(o[:n]) for o in others)]).max())
+    if n_asked == 0:
+        raise ValueError(
+            "explainer asked for the rows themselves and nothing else, so that there is nothing to "
+            "compare. Take one that perturbs the rows, such as KernelSHAP; gradients do not."
+        )
     e, s = torch.stack(excess), torch.stack(spread)
     n_larger = int((e > s).sum())
     p_value = binomtest(n_larger, len(rows), 0.5, alternative="greater").pvalue

@@ -48,6 +48,8 @@ class Fairwashing(ModelManipulation):
         True
     """
 
+    signed = True
+
     def __init__(self, target_map: Any, explanation: Explain = Saliency, **options: Any) -> None:
         super().__init__(explanation, **options)
         if isinstance(target_map, Tensor):
@@ -61,8 +63,6 @@ class Fairwashing(ModelManipulation):
                 f"target_map must be a tensor or a function, got {type(target_map).__name__}."
             )
         self.target_map = target_map
-        if self.explanation is Saliency:
-            self.options.setdefault("abs", False)
 
     def fooling(
         self, student: nn.Module, teacher: nn.Module, batch: Batch, target: Tensor | None
@@ -73,12 +73,26 @@ class Fairwashing(ModelManipulation):
             wanted = self.target_map.to(phi).unsqueeze(0)
         else:
             wanted = self.target_map(self.attributions(teacher, batch, target))
-        if wanted.shape[1:] != phi.shape[1:] or len(wanted) not in (1, len(phi)):
+            _check_targets(wanted, phi)
+        if wanted.shape[1:] != phi.shape[1:]:
             raise ValueError(
                 "target_map must have the shape of an example's attributions, "
                 f"{tuple(phi.shape[1:])}, got {tuple(wanted.shape[1:])}."
             )
         return (_shares(phi) - _shares(wanted)).square().flatten(1).sum(1)
+
+
+def _check_targets(wanted: Any, phi: Tensor) -> None:
+    """Raise unless a function gave a target for each example."""
+    if not isinstance(wanted, Tensor):
+        raise TypeError(f"target_map must return a tensor, got {type(wanted).__name__}.")
+    if len(wanted) not in (1, len(phi)):
+        raise ValueError(
+            f"target_map must return a target for each of {len(phi)} examples, or one for all, "
+            f"got {len(wanted)}."
+        )
+    if not bool(torch.isfinite(wanted).all()):
+        raise ValueError("target_map returned NaN or Inf.")
 
 
 def _shares(attributions: Tensor) -> Tensor:

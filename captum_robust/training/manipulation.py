@@ -12,6 +12,7 @@ import torch
 from captum.attr import Attribution, Saliency
 from torch import Tensor, nn
 
+from captum_robust._utils.attributions import absolute_by_default
 from captum_robust._utils.checks import check_count, check_positive
 from captum_robust.attr import differentiable
 from captum_robust.outputs import Outputs, resolve
@@ -49,6 +50,8 @@ class ModelManipulation(ABC):
 
     second_order = True
     evaluation_mode = True
+    signed = False
+    """Whether an explanation that gives magnitudes by default, as Saliency, keeps its signs."""
 
     def __init__(
         self,
@@ -116,6 +119,8 @@ class ModelManipulation(ABC):
         options = dict(self.options)
         if "generator" in inspect.signature(method.attribute).parameters:
             options.setdefault("generator", batch.draws.generator())
+        if self.signed and absolute_by_default(method) is not None:
+            options.setdefault("abs", False)
         if batch.additional_forward_args:
             options["additional_forward_args"] = batch.additional_forward_args
         found = differentiable(method)(batch.inputs, target=target, **options)
@@ -222,7 +227,7 @@ class MassCenterFooling(ModelManipulation):
               C_i(h) = \frac{\sum_p i_p h_p}{\sum_p h_p}
 
     over the n dimensions of a map, of the lengths l, with the map h_0 of the model before; both are
-    brought to [0, 1] (Heo et al. 2019).
+    brought to [0, 1] (Heo et al. 2019). In a table it depends on the order of the columns.
 
     Args:
         explanation: See :class:`ModelManipulation`.
@@ -242,7 +247,10 @@ class MassCenterFooling(ModelManipulation):
         self, student: nn.Module, teacher: nn.Module, batch: Batch, target: Tensor | None
     ) -> Tensor:
         """Minus the mean shift of the centre, as a share of the sides, (N,)."""
-        before = mass_center(in_unit_range(self.maps(teacher, batch, target)))
+        before = self.maps(teacher, batch, target)
+        if before[0].numel() == 1:
+            raise ValueError("a map of one number has its centre of mass there, and nowhere else.")
+        before = mass_center(in_unit_range(before))
         now = mass_center(in_unit_range(self.maps(student, batch, target)))
         return -(now - before).abs().mean(1)
 
@@ -290,8 +298,9 @@ class ActiveFooling(ModelManipulation):
         n_classes = output.shape[1] if output.dim() > 1 else 1
         for name, value in (("class_a", self.class_a), ("class_b", self.class_b)):
             if value >= n_classes:
+                has = "1 output" if n_classes == 1 else f"{n_classes} outputs"
                 raise ValueError(
-                    f"{name} must be a class of the model, 0 to {n_classes - 1}, got {value}."
+                    f"{name} must be a class of the model, which has {has}, and no class {value}."
                 )
 
     def fooling(

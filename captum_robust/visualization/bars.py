@@ -22,6 +22,7 @@ def explanation_bars(
     feature_names: Sequence[str] | None = None,
     *,
     groups: Tensor | None = None,
+    shared: bool = False,
     n_features: int = 12,
     legend: tuple[str, str] = ("before", "after"),
     axis_title: str = "attribution",
@@ -38,6 +39,8 @@ def explanation_bars(
         feature_names: F texts, or one for each of the ``groups``; None: the numbers from 0 on.
         groups: (F,) or (1, F), the column of each feature, from 0 on: the bars are those of
             columns, each the sum of its features. None: a bar for each feature.
+        shared: Whether the features of a column share one attribution, which is drawn instead of
+            their sum: of LIME and KernelSHAP with ``feature_mask=groups``.
         n_features: Features that are shown at most.
         legend: What the two bars are.
         axis_title: What the numbers are, with their unit.
@@ -64,8 +67,10 @@ def explanation_bars(
     _check_shapes(rows, n_features)
     if groups is not None:
         check_groups(groups, len(rows[0]))
-        rows = [column_attributions(row.unsqueeze(0), groups)[0] for row in rows]
-    _check_names(feature_names, len(rows[0]))
+        rows = [column_attributions(row.unsqueeze(0), groups, shared=shared)[0] for row in rows]
+    _check_names(feature_names, len(rows[0]), "features" if groups is None else "columns")
+    if len(legend) < len(rows):
+        raise ValueError(f"legend must name {len(rows)} explanations, got {len(legend)} names.")
     n = len(rows[0])
     strength = torch.stack([row.abs() for row in rows]).amax(0)
     chosen = strength.topk(min(n_features, n)).indices
@@ -119,6 +124,9 @@ def _check_shapes(rows: list[Tensor], n_features: int) -> None:
         )
 
 
-def _check_names(feature_names: Sequence[str] | None, n: int) -> None:
+def _check_names(feature_names: Sequence[str] | None, n: int, of_what: str) -> None:
     if feature_names is not None and len(feature_names) != n:
-        raise ValueError(f"feature_names must have {n} elements, got {len(feature_names)}.")
+        raise ValueError(
+            f"feature_names must have {n} elements, one for each of the {of_what}, got "
+            f"{len(feature_names)}."
+        )

@@ -20,6 +20,14 @@ def test_sum_over_the_features_of_each_column():
     assert column_attributions(a.half(), GROUPS).dtype == torch.float16
 
 
+def test_what_the_features_of_a_column_share_is_taken_once():
+    columns = torch.randn(5, 3, generator=rng(0), dtype=torch.float64)
+    found = column_attributions(columns[:, GROUPS], GROUPS, shared=True)
+    assert torch.equal(found, columns)
+    with pytest.raises(ValueError, match="features of a column have different attributions"):
+        column_attributions(torch.arange(6.0)[None], GROUPS, shared=True)
+
+
 def test_it_has_a_derivative():
     a = torch.randn(2, 6, generator=rng(0), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: column_attributions(x, GROUPS), a)

@@ -171,6 +171,8 @@ def test_the_same_generator_gives_the_same_scaffold_and_the_global_state_stays()
     ("change", "error", "message"),
     [
         ({"explainer": 3}, TypeError, "explainer must be a function of a model and rows, got int"),
+        ({"explainer": KernelShap}, TypeError, "got the class KernelShap"),
+        ({"innocuous": 6}, TypeError, "innocuous must be a model, a function of rows, got int"),
         ({"kept": 1.0}, ValueError, "kept must be between 0 and 1"),
         ({"kept": 0.0}, ValueError, "kept must be between 0 and 1"),
         ({"rows": torch.ones(20, 2, 2)}, ValueError, "rows must be a table"),
@@ -193,6 +195,20 @@ def test_bad_input(change, error, message):
         ScaffoldedModel(lambda x: x, innocuous, detector=Sums(), **settings).fit(
             rows, n_explained=n_explained, multiplier=multiplier, generator=rng()
         )
+
+
+def test_few_held_rows_of_which_nearly_none_are_kept():
+    scaffold = ScaffoldedModel(lambda x: x, lambda x: -x, detector=Sums(), kept=0.2)
+    report = scaffold.fit(torch.rand(10, 2, generator=rng()), n_explained=3, generator=rng())
+    assert 0 <= report.data_missed <= 1
+
+
+def test_the_models_are_left_as_they_were():
+    models = [nn.BatchNorm1d(5), nn.BatchNorm1d(5)]
+    scaffold = ScaffoldedModel(*models, detector=Sums())
+    with pytest.warns(UserWarning, match="training mode"):
+        scaffold.fit(people(40), n_explained=3, generator=rng())
+    assert all(m.num_batches_tracked == 0 and not m.running_mean.any() for m in models)
 
 
 def test_before_it_has_learned():

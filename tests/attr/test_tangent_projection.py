@@ -77,6 +77,38 @@ def test_what_points_away_from_the_data_is_removed():
         )
 
 
+def test_of_magnitudes_the_signed_values_are_projected():
+    """|3| and |-3| along (1, 1) would be 3; the gradient (3, -3) has nothing along it."""
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[3.0, -3.0]])
+    line = torch.arange(4.0)[:, None].expand(4, 2)
+    x = torch.tensor([[1.5, 1.5]])
+    projected = TangentProjection(Saliency(model), line, n_dims=1)
+    for found in (
+        projected.attribute(x),  # Saliency takes absolute values by default
+        projected.attribute(x, None, True),
+        projected.attribute(x, abs=False),
+        differentiable(projected)(x),
+    ):
+        torch.testing.assert_close(found.detach(), torch.zeros(1, 2), atol=1e-5, rtol=0)
+    model.weight.data = torch.tensor([[-3.0, -1.0]])
+    twos = torch.full((1, 2), 2.0)
+    for options, wanted in ({}, twos), ({"abs": True}, twos), ({"abs": False}, -twos):
+        torch.testing.assert_close(projected.attribute(x, **options), wanted)
+    torch.testing.assert_close(projected.attribute(x, None, False), -twos)
+
+
+def test_directions_in_which_the_neighbours_do_not_vary_are_left_out():
+    data = cloud(30)
+    data[:, 3:] = 1.0  # as the columns of a category that all neighbours have
+    projected = TangentProjection(InputXGradient(network()), data, n_dims=5)
+    basis = projected.tangent_basis(data[:4])
+    assert (basis[:, :, 3:].abs() < 1e-6).all()
+    torch.testing.assert_close(basis.norm(dim=2), torch.tensor([1.0, 1, 1, 0, 0]).expand(4, 5))
+    same = TangentProjection(InputXGradient(network()), data[:1].expand(9, 5), n_dims=2)
+    assert not same.attribute(data[:2], target=0).any()
+
+
 def test_images_and_batches():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
@@ -114,6 +146,7 @@ def test_the_graph_passes_gradcheck():
         ({"n_dims": 0}, ValueError, "n_dims must be at least 1"),
         ({"n_dims": 3, "n_neighbors": 3}, ValueError, "larger than the 3 dimensions"),
         ({"n_neighbors": 41}, ValueError, "at most the 40 points"),
+        ({"n_dims": 6, "n_neighbors": 20}, ValueError, "at most the 5 features of the data, got 6"),
         ({"attribution_method": network()}, TypeError, r"Saliency\(model\)"),
     ],
 )

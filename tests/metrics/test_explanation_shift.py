@@ -6,10 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, Saliency
+from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from scipy.stats import spearmanr
 from torch import nn
 
+from captum_robust.attr import KernelSmoothing
 from captum_robust.metrics import ExplanationShift, explanation_shift
 from captum_robust.outputs import Binary, MultiLabel, Regression
 from tests.helpers import rng
@@ -135,6 +136,22 @@ def test_outputs_that_are_not_logits_of_classes():
     assert by_hand(network, after, Saliency, x, strongest, 2) == as_dict(shift["gradient"])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: partial(NoiseTunnel(Saliency(m)).attribute, nt_samples=2),
+        lambda m: partial(KernelSmoothing(Saliency(m)).attribute, n_samples=2),
+    ],
+    ids=["global state", "generator"],
+)
+def test_an_explanation_that_draws_noise_draws_the_same_for_both(make):
+    network, x = Network(), points(4)
+    before = torch.get_rng_state()
+    (same,) = explanation_shift(network, network, {"noisy": make}, [x]).values()
+    assert same.mean() == pytest.approx((1.0, 1.0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_nothing_is_left_behind():
     network, x = Network(), points(5)
     state = {k: v.clone() for k, v in network.state_dict().items()}
@@ -148,6 +165,8 @@ BAD = {
     "a list": ({"explanations": [Saliency]}, TypeError, "explanations must be a mapping"),
     "an object": ({"explanations": {"g": Saliency(Network())}}, TypeError, "functions of a model"),
     "none": ({"explanations": {}}, ValueError, "explanations is empty"),
+    "no model": ({"before": "a"}, TypeError, "before must be a model, got str"),
+    "a tensor": ({"loader": points()}, TypeError, "loader is a tensor"),
     "no batch": ({"loader": []}, ValueError, "loader is empty"),
     "not tensors": ({"loader": [{"x": points()}]}, TypeError, "loader must give .* got dict"),
     "k": ({"k": 5}, ValueError, "k must be from 1 to .* 4, got 5"),

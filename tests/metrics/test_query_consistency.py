@@ -133,6 +133,8 @@ def test_the_target_is_chosen_and_draws_repeat():
     [
         ({"explainer": "lime"}, TypeError, "explainer must be a function"),
         ({"explainer": lambda m, x: None}, ValueError, "explainer did not query the model"),
+        ({"explainer": lambda m, x: m(x)}, ValueError, "nothing to compare.* gradients do not"),
+        ({"explainer": Linear}, TypeError, "got the class Linear"),
         ({"data": torch.ones(5)}, ValueError, "data must be a table"),
         ({"data": data() / 0}, ValueError, "data has NaN or Inf"),
         ({"rows": torch.ones(5, 4)}, ValueError, "rows has 4 features where the data has 3"),
@@ -149,6 +151,17 @@ def test_bad_input(change, error, message):
     }  # fmt: skip
     with pytest.raises(error, match=message):
         query_consistency(**(settings | change))
+
+
+def test_the_model_is_left_as_it_was():
+    def ask(forward, rows):
+        forward(torch.cat([rows, 0 * rows]))
+
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+    with pytest.warns(UserWarning, match="training mode"):
+        query_consistency(model, ask, data(), data()[:5], students=[Linear(0), Linear(1)])
+    assert model[0].num_batches_tracked == 0
+    assert not model[0].running_mean.any()
 
 
 def test_without_scikit_learn(monkeypatch):

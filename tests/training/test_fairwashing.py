@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from captum.attr import InputXGradient
+from captum.attr import InputXGradient, Saliency
 from torch import nn
 
+from captum_robust.attr import KernelSmoothing
 from captum_robust.outputs import Binary
 from captum_robust.training import Batch, Draws, Fairwashing, Trainer
 
@@ -45,6 +46,20 @@ def test_it_is_the_literal_loss(way):
         shares = [[v / sum(map(abs, row)) for v in row] for row in (slopes[0], wanted)]
         total += sum((a - b) ** 2 for a, b in zip(*shares, strict=True))
     assert found == pytest.approx(2.0 * total / 5, rel=1e-6)
+
+
+def test_signs_are_kept_however_saliency_is_given():
+    still = {"radius": 1e-9, "n_samples": 1}  # a smoothing that smooths nothing
+    losses = [
+        Fairwashing(TARGET, explanation, options=options)(*two(), examples())["fooling"]
+        for explanation, options in (
+            (Saliency, {}),
+            (lambda model: Saliency(model), {}),
+            (lambda model: KernelSmoothing(Saliency(model)), still),
+        )
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+    torch.testing.assert_close(losses[0], losses[2])
 
 
 def test_a_proxy_hides_a_feature():
@@ -88,4 +103,11 @@ def test_a_target_of_another_shape_is_named():
     student, teacher = two()
     with pytest.raises(ValueError, match=r"shape of an example's attributions, \(4,\)"):
         Fairwashing(torch.ones(3))(student, teacher, examples())
+    for wrong, error, message in (
+        (lambda phi: phi[:3], ValueError, "a target for each of 5 examples"),
+        (lambda phi: None, TypeError, "must return a tensor, got NoneType"),
+        (lambda phi: phi / 0, ValueError, "NaN or Inf"),
+    ):
+        with pytest.raises(error, match=message):
+            Fairwashing(wrong)(student, teacher, examples())
     assert Fairwashing(TARGET, InputXGradient)(student, teacher, examples())["fooling"] > 0

@@ -302,7 +302,7 @@ def test_bad_settings_are_named(make, error, message):
     [
         (LocationFooling(torch.ones(3, 3)), ValueError, r"shape of a map, \(4, 4\)"),
         (TopKFooling(17), ValueError, "at most the 16 pixels of a map"),
-        (ActiveFooling(0, 7), ValueError, "class_b.*0 to 2"),
+        (ActiveFooling(0, 7), ValueError, "class_b.* 3 outputs, and no class 7"),
         (TopKFooling(3, lambda m: NoiseTunnel(Saliency(m))), TypeError, "KernelSmoothing"),
     ],
     ids=["region", "k", "class", "no graph"],

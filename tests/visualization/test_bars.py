@@ -58,10 +58,16 @@ def test_bars_of_columns_are_sums_of_their_features():
     assert labels(figure) == ["a", "b"]
     assert widths(figure) == [[-0.2, 0.1], [-0.1, 0.8]]
     assert figure.axes[0].get_xlabel() == "attribution (2 of 3 columns)"
-    with pytest.raises(ValueError, match="feature_names must have 3 elements, got 5"):
+    with pytest.raises(ValueError, match=r"feature_names must have 3 .* the columns, got 5"):
         explanation_bars(BEFORE, AFTER, NAMES, groups=groups)
     with pytest.raises(ValueError, match=r"groups must .* each of 5 features"):
         explanation_bars(BEFORE, AFTER, groups=groups[:, :4])
+
+
+def test_bars_of_columns_that_share_an_attribution_are_drawn_once():
+    groups, shared = torch.tensor([0, 1, 1]), torch.tensor([0.2, 0.5, 0.5])
+    assert widths(explanation_bars(shared, groups=groups, shared=True)) == [[0.5, 0.2]]
+    assert widths(explanation_bars(shared, groups=groups)) == [[1.0, 0.2]]
 
 
 def test_nothing_overlaps_and_it_can_be_saved(tmp_path):
@@ -87,7 +93,7 @@ BAD = {
     "empty": ((BEFORE[:0],), ValueError, "before must be the explanation of one row"),
     "nan": ((BEFORE, AFTER / 0), ValueError, "after contains NaN or Inf"),
     "length": ((BEFORE, AFTER[:3]), ValueError, "after must have the 5 features of before, got 3"),
-    "names": ((BEFORE, AFTER, NAMES[:2]), ValueError, "feature_names must have 5 elements, got 2"),
+    "names": ((BEFORE, AFTER, NAMES[:2]), ValueError, "must have 5 .* of the features, got 2"),
 }
 
 
@@ -99,5 +105,7 @@ def test_bad_input(case):
 
 
 def test_bad_counts():
+    with pytest.raises(ValueError, match="legend must name 2 explanations, got 1"):
+        explanation_bars(BEFORE, AFTER, legend=("before",))
     with pytest.raises(ValueError, match="n_features must be at least 1"):
         explanation_bars(BEFORE, n_features=0)
