@@ -54,7 +54,7 @@ def shap_package(table: Table, n_samples: int, seed: int) -> Explain:
     """
     codes, scaled, centers = _centers(table, seed)
     nearest = torch.cdist(centers, scaled).argmin(1)
-    return _kernel_explainer(table, codes[nearest], n_samples)
+    return _kernel_explainer(table, codes[nearest], n_samples, seed)
 
 
 def shap_centers(table: Table, n_samples: int, seed: int) -> Explain:
@@ -65,7 +65,7 @@ def shap_centers(table: Table, n_samples: int, seed: int) -> Explain:
     """
     codes, scaled, centers = _centers(table, seed)
     nearest = (centers.unsqueeze(1) - scaled).abs().argmin(1)  # of each number, in its column
-    return _kernel_explainer(table, codes.gather(0, nearest), n_samples)
+    return _kernel_explainer(table, codes.gather(0, nearest), n_samples, seed)
 
 
 def _centers(table: Table, seed: int, n: int = 10) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,14 +78,20 @@ def _centers(table: Table, seed: int, n: int = 10) -> tuple[Tensor, Tensor, Tens
     return codes, scaled, torch.as_tensor(found, dtype=scaled.dtype)
 
 
-def _kernel_explainer(table: Table, background: Tensor, n_samples: int) -> Explain:
+def _kernel_explainer(table: Table, background: Tensor, n_samples: int, seed: int) -> Explain:
     import shap
 
     def explain(model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         explainer = shap.KernelExplainer(
             lambda codes: _unfavourable(model, table, codes, both=False), background.numpy()
         )
-        values = explainer.shap_values(table.coded(rows).numpy(), nsamples=n_samples, silent=True)
+        codes = table.coded(rows).numpy()
+        before = np.random.get_state()  # noqa: NPY002 (shap draws from the global state)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            values = explainer.shap_values(codes, nsamples=n_samples, silent=True)
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
         return torch.as_tensor(values, dtype=torch.float64)
 
     return explain
