@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -41,7 +42,10 @@ class Answers:
     """
 
     def __init__(self, n: int, n_features: int, n_relevances: int, like: Tensor) -> None:
-        capacity = max(1, min(_ANSWERS, _NUMBERS // max(1, n * (n_features + n_relevances))))
+        # With their products, n * capacity * (width + capacity) numbers.
+        width = n_features + n_relevances
+        room = (math.sqrt(width**2 + 4 * _NUMBERS / max(1, n)) - width) / 2
+        capacity = max(1, min(_ANSWERS, int(room)))
         dtype = torch.promote_types(like.dtype, torch.float32)
         self._points = like.new_zeros((n, capacity, n_features), dtype=dtype)
         self._maps = like.new_zeros((n, capacity, n_relevances), dtype=dtype)

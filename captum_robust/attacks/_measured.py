@@ -65,6 +65,11 @@ class MeasuredAttack(ExplanationAttack):
         clean = view.explain(images)
         check_relevance(clean.relevance)
         before = self.measure(clean.relevance, clean.relevance)
+        if not bool(torch.isfinite(before).all()):
+            raise ValueError(
+                "measure is NaN or Inf for a relevance map compared with itself, so that nothing "
+                "can be compared with it."
+            )
         best = BestIterate(images, clean, before, view.outputs, view.target, self.eps_output)
         problem = Problem(
             view,

@@ -214,5 +214,9 @@ def ranks_of(a: Tensor) -> Tensor:
 def _with_edge(relevance: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Flat maps, and their k-th largest relevance as a constant, (N, 1)."""
     flat = relevance.flatten(1)
-    edge = flat.detach().topk(k, dim=1).values[:, -1:]
-    return flat, edge.clamp(min=torch.finfo(flat.dtype).tiny)
+    largest = flat.detach().topk(k, dim=1).values
+    # Where fewer than k features are relevant it is as good as 0; a thousandth of it is still a
+    # normal number.
+    smallest = torch.finfo(flat.dtype)
+    edge = largest[:, -1:].maximum(smallest.eps * largest[:, :1])
+    return flat, edge.clamp(min=2**20 * smallest.tiny)

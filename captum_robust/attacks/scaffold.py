@@ -74,8 +74,8 @@ class ScaffoldedModel(nn.Module):
             of sets.
         detector: A classifier with ``fit`` and ``predict_proba`` that tells data (1) from queries
             (0). None: scikit-learn's random forest (``pip install "captum_robust[tables]"``).
-        kept: Share of the data that the detector must let pass to f; its threshold is chosen for
-            that on a fifth of the data, which it does not learn from.
+        kept: Share of the data that the detector lets pass to f, to the nearest row; its threshold
+            is chosen for that on a fifth of the data, which it does not learn from.
 
     Raises:
         TypeError: ``biased``, ``innocuous`` or ``explainer`` is not a function.

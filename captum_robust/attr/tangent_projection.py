@@ -134,12 +134,17 @@ class TangentProjection(Attribution):
 
         The rows are orthonormal; where the neighbours vary in fewer directions, the last are 0.
         """
-        points = inputs.detach().flatten(1).float()
-        data = self.data.to(points.device).flatten(1).float()
+        # From the middle of the data: distances lose no digits to numbers far from 0.
+        wide = torch.float32 if inputs.device.type == "mps" else torch.float64
+        data = self.data.to(inputs.device, wide).flatten(1)
+        middle = data.mean(0)
+        points = (inputs.detach().to(wide).flatten(1) - middle).float()
+        data = (data - middle).float()
         rows = max(1, _DISTANCES_AT_ONCE // len(data))
         found = []
         for part in points.split(rows):
-            nearest = torch.cdist(part, data).topk(self.n_neighbors, largest=False).indices
+            distances = torch.cdist(part, data, compute_mode="donot_use_mm_for_euclid_dist")
+            nearest = distances.topk(self.n_neighbors, largest=False).indices
             around = data[nearest]
             rounding = torch.finfo(around.dtype).eps * max(around.shape[1:])
             noise = rounding * around.flatten(1).norm(dim=1)[:, None, None]

@@ -177,7 +177,8 @@ def active_fooling(original: Tensor, other: Tensor, manipulated: Tensor) -> Tens
         manipulated: Maps of the class c1 by the manipulated model, of the same shape.
 
     Returns:
-        (N,), from -2, nothing was changed, to 2, the two were swapped and unlike.
+        (N,), from -2 to 2, where the two were swapped and opposite; 0 or less where nothing was
+        changed.
 
     Raises:
         TypeError, ValueError: See :mod:`captum_robust.metrics`.

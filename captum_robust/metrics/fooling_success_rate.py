@@ -35,7 +35,8 @@ def fooling_success_rate(
     .. math:: \frac{1}{N} \sum_i 1\{t_i \in R\}
 
     Its confidence interval is the set of rates that a test with the normal approximation does not
-    reject (Wilson 1927); it stays inside [0, 1] and is right for rates near 0 and 1 too.
+    reject (Wilson 1927); it stays inside [0, 1], and near 0 and 1 it is far better than the normal
+    interval, though it may hold the rate in 84 % instead of 95 % of the cases.
 
     Args:
         values: t, (N,), such as those of :func:`location_fooling`, :func:`top_k_fooling`,

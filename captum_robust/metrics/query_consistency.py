@@ -43,7 +43,8 @@ class QueryConsistency(NamedTuple):
             honest continuations of it stray from one another. Small: it treats queries otherwise.
         excess: (N,) how far the model's answers to the queries about each row lie outside of what
             the students answer, on average.
-        spread: (N,) the same of the student that strays furthest from the others.
+        spread: (N,) the same of the student that strays furthest from the others, or of the model
+            on queries near the data where it strays further.
     """
 
     p_value: float

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from captum_robust._utils.attributions import absolute_by_default
 from captum_robust._utils.checks import check_count, check_positive
+from captum_robust._utils.relevance import is_top_k, resolve_channel_dim
 from captum_robust.attr import differentiable
 from captum_robust.outputs import Outputs, resolve
 from captum_robust.training.batch import Batch
@@ -40,12 +41,14 @@ class ModelManipulation(ABC):
         task: The objective L_task; None: the outputs of the teacher are imitated,
             ``Distillation(temperature=1.0)``. The paper's is ``CrossEntropy()``.
         options: Keyword arguments of ``attribute``, such as ``{"n_samples": 4}``.
+        channel_dim: Dimension of the channels of the attributions; None: 1 for images and volumes,
+            not known for (N, T, C) and (N, C, T).
         output: What the model's outputs mean; None: logits of two or more classes.
 
     Raises:
         TypeError: ``explanation`` is not a function from a model to an attribution; when called, it
             has no correct graph.
-        ValueError: ``weight`` is not positive.
+        ValueError: ``weight`` is not positive; when called, ``channel_dim`` is missing or wrong.
     """
 
     second_order = True
@@ -60,6 +63,7 @@ class ModelManipulation(ABC):
         weight: float = 1.0,
         task: Objective | None = None,
         options: Mapping[str, Any] | None = None,
+        channel_dim: int | None = None,
         output: Outputs | None = None,
     ) -> None:
         if isinstance(explanation, Attribution) or not callable(explanation):
@@ -71,7 +75,7 @@ class ModelManipulation(ABC):
         check_positive(weight=weight)
         self.explanation, self.weight = explanation, weight
         self.task, self.imitation = task, Imitation(1.0, output)
-        self.options, self.output = dict(options or {}), output
+        self.options, self.channel_dim, self.output = dict(options or {}), channel_dim, output
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={_shown(value)}" for name, value in vars(self).items())
@@ -111,7 +115,9 @@ class ModelManipulation(ABC):
         """The maps h of a model, (N, ...); with a graph if its parameters require gradients."""
         attributions = self.attributions(model, batch, target)
         magnitude = attributions.abs()
-        return magnitude.sum(1) if magnitude.dim() > 2 else magnitude
+        if magnitude.dim() == 2:
+            return magnitude
+        return magnitude.sum(resolve_channel_dim(magnitude, self.channel_dim))
 
     def attributions(self, model: nn.Module, batch: Batch, target: Tensor | None) -> Tensor:
         """The explanation of a model; with a graph if its parameters require gradients."""
@@ -179,8 +185,8 @@ class TopKFooling(ModelManipulation):
 
     .. math:: L_{fool} = \frac{1}{k} \sum_{p \in T_k} h_p
 
-    with h brought to [0, 1], and the k most relevant pixels T of the model before (Heo et al. 2019;
-    k is a tenth of the pixels there).
+    with h brought to [0, 1], and the k most relevant pixels T of the model before (after Heo et al.
+    2019, whose code takes squares of h; k is a tenth of the pixels there).
 
     Args:
         k: Size of the set.
@@ -215,9 +221,8 @@ class TopKFooling(ModelManipulation):
             raise ValueError(
                 f"k must be at most the {before.shape[1]} pixels of a map, got {self.k}."
             )
-        top = before.topk(self.k, dim=1).indices
         h = in_unit_range(self.maps(student, batch, target)).flatten(1)
-        return h.gather(1, top).mean(1)
+        return (h * is_top_k(before, self.k)).sum(1) / self.k
 
 
 class MassCenterFooling(ModelManipulation):
@@ -251,8 +256,11 @@ class MassCenterFooling(ModelManipulation):
         if before[0].numel() == 1:
             raise ValueError("a map of one number has its centre of mass there, and nowhere else.")
         before = mass_center(in_unit_range(before))
-        now = mass_center(in_unit_range(self.maps(student, batch, target)))
-        return -(now - before).abs().mean(1)
+        shift = mass_center(in_unit_range(self.maps(student, batch, target))) - before
+        # A magnitude has no slope at 0, where every training begins: there it is away from the
+        # nearer end.
+        away = torch.where(before < 0.5, 1.0, -1.0).to(shift)
+        return -(shift * torch.where(shift == 0, away, shift.detach().sign())).mean(1)
 
 
 class ActiveFooling(ModelManipulation):
@@ -331,8 +339,9 @@ def in_unit_range(maps: Tensor) -> Tensor:
 
 def mass_center(maps: Tensor) -> Tensor:
     """The centres of mass of maps (N, ...), as shares of the sides longer than 1, (N, sides)."""
+    weight = (maps.flatten(1).sum(1) > 0).view(-1, *[1] * (maps.dim() - 1))
+    maps = torch.where(weight, maps, 1.0)  # the centre of a constant map is the middle
     total = maps.flatten(1).sum(1)
-    total = torch.where(total > 0, total, 1.0)
     centers = []
     for dim, length in enumerate(maps.shape[1:], start=1):
         if length > 1:
@@ -346,7 +355,7 @@ def _shown(value: Any) -> str:
     """What tells a setting from another; a tensor by its shape and a digest of its numbers."""
     if not isinstance(value, Tensor):
         return str(value)
-    content = value.detach().cpu().contiguous().numpy().tobytes()
+    content = value.detach().cpu().double().contiguous().numpy().tobytes()
     return f"tensor{tuple(value.shape)}-{blake2b(content, digest_size=4).hexdigest()}"
 
 

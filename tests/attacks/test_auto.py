@@ -154,6 +154,25 @@ def test_what_cannot_be_followed_is_sent_on(make_network):
         AutoExplanationAttack(model, NoiseTunnel(Saliency(model)))
 
 
+def test_a_measure_that_is_no_number_is_refused(make_network, make_images):
+    attack = auto(make_network(), measure=lambda clean, new: new.flatten(1).sum(1) * torch.nan)
+    with pytest.raises(ValueError, match=r"measure is NaN or Inf .* compared with itself"):
+        attack(make_images(2))
+
+
+@pytest.mark.parametrize("measure", [RankCorrelation(), MapCorrelation()], ids=["rank", "map"])
+def test_sums_over_the_features_do_not_overflow_in_half_precision(measure):
+    torch.manual_seed(0)
+    model = (
+        nn.Sequential(nn.Flatten(), nn.Linear(1024, 8), nn.Tanh(), nn.Linear(8, 3)).half().eval()
+    )
+    images = torch.rand(2, 1, 32, 32, generator=rng(1)).half()
+    attack = auto(model, measure=measure, budget=4)
+    attack(images)
+    assert attack.report.measure_before.tolist() == pytest.approx([1, 1], abs=1e-4)
+    assert (attack.report.measure < 1).all()
+
+
 @pytest.mark.parametrize(
     ("budget", "error"), [("long", ValueError), (0, ValueError), (2.5, TypeError)]
 )

@@ -47,3 +47,12 @@ def test_answers_that_are_not_numbers_or_all_the_same_give_no_slope():
     for value in (torch.nan, torch.inf, 0.0):
         answers.add(here, torch.full((1, 2), value))
     assert torch.equal(answers.slope(here, relevance, direction), here)
+
+
+def test_the_memory_is_bounded_with_the_products():
+    like = torch.empty(0, device="meta")
+    for n, width in ((10_000, 20), (1_000, 20), (30, 784), (1, 150_528)):
+        answers = Answers(n, width, width, like)
+        held = answers._points, answers._maps, answers._products
+        assert sum(t.numel() for t in held) <= 2**26
+    assert Answers(30, 784, 784, like)._points.shape[1] == 300

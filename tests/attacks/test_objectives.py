@@ -173,3 +173,18 @@ def test_gradients_are_right(attack, model):
 
     arguments = (relevance_maps(5).requires_grad_(), logits(5).requires_grad_())
     assert torch.autograd.gradcheck(score, arguments)
+
+
+@pytest.mark.parametrize("loss", [objectives.soft_top_k, objectives.relative_top_k])
+@pytest.mark.parametrize("flushed", [False, True])
+def test_fewer_relevant_features_than_k_have_a_finite_slope(loss, flushed):
+    relevance = torch.tensor([[0.7, 0.3, 0.0, 0.0], [0.0] * 4], requires_grad=True)
+    if not torch.set_flush_denormal(flushed):
+        pytest.skip("the processor does not flush denormal numbers")
+    try:
+        value = loss(relevance, torch.tensor([[1.0, 0, 0, 1]] * 2), 3)
+        (slope,) = torch.autograd.grad(value.sum(), relevance)
+    finally:
+        torch.set_flush_denormal(False)
+    assert value.isfinite().all()
+    assert slope.isfinite().all()

@@ -109,6 +109,19 @@ def test_directions_in_which_the_neighbours_do_not_vary_are_left_out():
     assert not same.attribute(data[:2], target=0).any()
 
 
+@pytest.mark.parametrize("offset", [0.0, 2e3, 2e5])
+def test_numbers_far_from_zero_change_neither_neighbours_nor_batches(offset):
+    data = torch.rand(300, 4, dtype=D, generator=torch.Generator().manual_seed(2))
+    points = data[:30] + 0.01
+    near = TangentProjection(InputXGradient(network(4)), data, 2, 12).tangent_basis(points)
+    moved = torch.tensor([offset, 0, 0, 0], dtype=D)
+    far = TangentProjection(InputXGradient(network(4)), data + moved, 2, 12)
+    whole = far.tangent_basis(points + moved)
+    torch.testing.assert_close(whole.abs(), near.abs(), atol=1e-3, rtol=1e-3)
+    parts = torch.cat([far.tangent_basis(p) for p in (points + moved).split(1)])
+    torch.testing.assert_close(parts.abs(), whole.abs(), atol=1e-4, rtol=1e-4)
+
+
 def test_images_and_batches():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))

@@ -28,6 +28,7 @@ from captum_robust.training import (
     TopKFooling,
     Trainer,
 )
+from captum_robust.training.manipulation import mass_center
 from tests.training.runs import same
 
 D = torch.float64
@@ -219,6 +220,41 @@ def test_a_run_fools_and_keeps_the_predictions(kind):
     assert history[-1]["fooling"] < history[0]["fooling"]
     assert history[-1]["val_agreement"] >= 0.9
     assert not same(trainer.weights(), model.state_dict())
+
+
+def test_the_centre_of_mass_moves_from_the_first_step_on():
+    """Where student and teacher are equal the magnitude of the shift has no slope."""
+    _, teacher = two()
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    loss = MassCenterFooling()(student, teacher, examples())["fooling"]
+    assert loss.item() == 0
+    slopes = torch.autograd.grad(loss, student.conv.weight)[0]
+    assert slopes.abs().max() > 1e-4
+    with torch.no_grad():
+        student.conv.weight -= 1e-3 * slopes / slopes.norm()
+    assert MassCenterFooling()(student, teacher, examples())["fooling"] < -1e-7
+
+
+def test_a_constant_map_has_its_centre_in_the_middle():
+    assert mass_center(torch.zeros(2, 3, 5)).tolist() == [[0.5, 0.5]] * 2
+
+
+def test_series_need_the_dimension_of_their_channels():
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).to(D) for _ in "st")
+    teacher.requires_grad_(False)
+    x = torch.rand(5, 3, 4, dtype=D, generator=torch.Generator().manual_seed(1))
+    batch = Batch(x, None, Draws(seed=0))
+    for channel_dim, length in ((1, 4), (-1, 3)):
+        objective = LocationFooling(torch.eye(length)[0], channel_dim=channel_dim)
+        assert objective(student, teacher, batch)["fooling"] > 0
+        assert objective.maps(student, batch, torch.zeros(5).long()).shape == (5, length)
+    with pytest.raises(ValueError, match=r"channel_dim=-1 for \(N, time, channels\)"):
+        LocationFooling(torch.eye(4)[0])(student, teacher, batch)
+
+
+def test_settings_are_shown_in_any_dtype():
+    assert "tensor(4, 4)-" in repr(LocationFooling(MASK.bfloat16()))
 
 
 def test_the_student_stays_in_evaluation_mode():
