@@ -69,7 +69,8 @@ def randomized(explanation=GRADIENT, **more):
 
 def consistency(**more):
     def explain(model, rows):
-        return model((rows.unsqueeze(1) + torch.zeros(1, 20, 1).to(rows)).flatten(0, 1))
+        steps = torch.linspace(-1, 1, 20).view(1, 20, 1).to(rows)
+        return model((rows.unsqueeze(1) + steps).flatten(0, 1))
 
     arguments = {
         "forward_func": DENSE, "explainer": explain, "data": TABLE, "rows": TABLE[:4],
@@ -141,7 +142,7 @@ FOLLOWED = {
         lambda: metrics.explained_relevance(GRADIENT, X, labels=Y),
     ),
     "one column in several features: their sum": (
-        lambda: metrics.feature_rank(X, 0), "Sum over the features of a column first",
+        lambda: metrics.feature_rank(X, 0), "column_attributions makes them",
         lambda: metrics.feature_rank(X.flatten(2).sum(2).expand(-1, 2), 0).double(),
     ),
     "a perturb_func of infidelity: Captum's metric": (

@@ -36,6 +36,9 @@ from captum_robust.attr._infidelity.designs import Design
 # Ridge parameters that are tried, over the mean eigenvalue.
 _RIDGES = torch.logspace(-8, 4, 49, dtype=torch.float64)
 
+# Relative difference of two errors of prediction that is none.
+_ROUNDING = 1e-6
+
 _SINGULAR = (
     "the second moment of the perturbation is singular, so many explanations are optimal: this is "
     "the shortest (pseudo-inverse). Give more samples, or group the features with feature_mask."
@@ -135,12 +138,16 @@ def _perpendicular_to(direction: Tensor, normal: Tensor, right: Tensor) -> tuple
     return normal, right - (right @ direction).unsqueeze(1) * direction
 
 
-def solve_normal_equations(normal: Tensor, right: Tensor, *, warn: bool = True) -> Tensor:
+def solve_normal_equations(
+    normal: Tensor, right: Tensor, *, before: Tensor | None = None, warn: bool = True
+) -> Tensor:
     """Solve M a = r for each row r of (N, K), by Cholesky where M is regular.
 
     Args:
         normal: M, (K, K), positive semi-definite.
         right: (N, K).
+        before: (K,), the diagonal of what M is the rest of, after a subtraction: what is no larger
+            than the rounding errors of these numbers is 0. None: nothing was subtracted.
         warn: Whether to say that M is singular, where it is.
 
     Returns:
@@ -150,14 +157,17 @@ def solve_normal_equations(normal: Tensor, right: Tensor, *, warn: bool = True) 
         UserWarning: M is singular.
     """
     tiny, eps = torch.finfo(normal.dtype).tiny, torch.finfo(normal.dtype).eps
+    rounding = 10 * len(normal) * eps
     factor, failed = torch.linalg.cholesky_ex(normal)
     # A pivot is what a feature adds to those before it, over its own second moment.
-    pivots = factor.diagonal().square() / normal.diagonal().clamp(min=tiny)
-    if not bool(failed) and bool((pivots > 10 * len(normal) * eps).all()):
+    own = normal.diagonal() if before is None else before
+    pivots = factor.diagonal().square() / own.clamp(min=tiny)
+    if not bool(failed) and bool((pivots > rounding).all()):
         return torch.cholesky_solve(right.T, factor).T
     if warn:
         warn_user(_SINGULAR)
-    return right @ torch.linalg.pinv(normal, hermitian=True)
+    atol = None if before is None else rounding * before.max()
+    return right @ torch.linalg.pinv(normal, atol=atol, hermitian=True)
 
 
 def _ridge(normal: Tensor, right: Tensor, d: Tensor) -> Tensor:
@@ -185,11 +195,15 @@ def _over_samples(
 ) -> Tensor:
     """The dual: one unknown for each sample, an n x n system."""
     gram = design.gram(squared_scale)
+    before = gram.diagonal() if sums_to_zero else None
     row_sums = design.matvec(squared_scale) if sums_to_zero else torch.zeros_like(gram[0])
     whole = squared_scale.sum()
     gram = gram - row_sums * row_sums.unsqueeze(1) / whole
     # No warning: with fewer equations than unknowns there are always many solutions.
-    solved = solve_normal_equations(gram, d, warn=False) if exact else _leave_one_out(gram, d)
+    if exact:
+        solved = solve_normal_equations(gram, d, before=before, warn=False)
+    else:
+        solved = _leave_one_out(gram, d)
     return design.rmatvec(solved) - (solved @ row_sums).unsqueeze(1) / whole
 
 
@@ -197,7 +211,8 @@ def _leave_one_out(gram: Tensor, d: Tensor) -> Tensor:
     r"""Solve (K + lambda) a = d with the ridge that predicts each sample best from the others.
 
     What is predicted wrongly when sample i is left out is :math:`a_i / (K + \lambda)^{-1}_{ii}`:
-    one eigendecomposition serves all ridges and all examples.
+    one eigendecomposition serves all ridges and all examples. Of ridges that predict equally well
+    but for rounding, such as all of them where no sample tells of another, it is the smallest.
     """
     eigenvalues, vectors = torch.linalg.eigh(gram)
     eigenvalues = eigenvalues.clamp(min=0)
@@ -208,7 +223,8 @@ def _leave_one_out(gram: Tensor, d: Tensor) -> Tensor:
     for coordinates in d @ vectors:
         candidates = (coordinates * inverses) @ vectors.T
         errors = (candidates / diagonals).square().sum(1)
-        solved.append(candidates[errors.argmin()])
+        as_good = errors <= errors.min() * (1 + _ROUNDING)
+        solved.append(candidates[as_good.nonzero()[0, 0]])
     return torch.stack(solved)
 
 
