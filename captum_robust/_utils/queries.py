@@ -20,10 +20,11 @@ With Captum: ``lambda model, rows: KernelShap(model).attribute(rows, target=1)``
 def check_explainer(explainer: object) -> None:
     """Raise TypeError unless ``explainer`` can be called with a model and rows."""
     if not callable(explainer) or isinstance(explainer, type):
-        kind = "the class " + explainer.__name__ if isinstance(explainer, type) else ""
+        given = type(explainer).__name__
+        if isinstance(explainer, type):
+            given = f"the class {explainer.__name__}"
         raise TypeError(
-            "explainer must be a function of a model and rows, got "
-            f"{kind or type(explainer).__name__}. "
+            f"explainer must be a function of a model and rows, got {given}. "
             "For Captum: lambda model, rows: KernelShap(model).attribute(rows, target=1)."
         )
 

@@ -1,7 +1,7 @@
 """Relevance maps: where an explanation looks, regardless of sign and scale.
 
-Attacks differentiate the map and metrics compare it. It lives here because these two packages
-never import each other.
+Attacks differentiate the map, metrics compare it and trainers move it. It lives here because these
+packages never import each other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,28 @@ def is_top_k(x: Tensor, k: int) -> Tensor:
     threshold = x.topk(k, dim=1).values[:, -1:]
     above, at = x > threshold, x == threshold
     return above | (at & (at.cumsum(1) <= k - above.sum(1, keepdim=True)))
+
+
+def in_unit_range(maps: Tensor) -> Tensor:
+    """Maps (N, ...) brought to [0, 1] by their smallest and largest number; constant ones to 0."""
+    inner = tuple(range(1, maps.dim()))
+    low = maps.amin(inner, keepdim=True)
+    span = maps.amax(inner, keepdim=True) - low
+    return (maps - low) / torch.where(span > 0, span, 1.0)
+
+
+def mass_center(maps: Tensor) -> Tensor:
+    """The centres of mass of maps (N, ...), as shares of the sides longer than 1, (N, sides)."""
+    weight = (maps.flatten(1).sum(1) > 0).view(-1, *[1] * (maps.dim() - 1))
+    maps = torch.where(weight, maps, 1.0)  # the centre of a constant map is the middle
+    total = maps.flatten(1).sum(1)
+    centers = []
+    for dim, length in enumerate(maps.shape[1:], start=1):
+        if length > 1:
+            lines = maps.movedim(dim, 1).flatten(2).sum(2) if maps.dim() > 2 else maps
+            place = torch.linspace(0, 1, length, dtype=maps.dtype, device=maps.device)
+            centers.append((lines * place).sum(1) / total)
+    return torch.stack(centers, dim=1)
 
 
 def normalized_relevance(attributions: Tensor, channel_dim: int = 1) -> Tensor:

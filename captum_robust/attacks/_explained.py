@@ -32,8 +32,6 @@ from captum_robust.attr import (
 )
 from captum_robust.outputs import Categorical, Outputs, resolve
 
-_HALF = (torch.float16, torch.bfloat16)
-
 _RUN_ONCE = (Saliency, InputXGradient, GuidedBackprop, RelevancePropagation, PatternAttribution)
 """Explanations that run the model once, on the very inputs."""
 
@@ -200,7 +198,7 @@ class ModelView:
         channel_dim = 1 if self._subject.channel_dim is None else self._subject.channel_dim
         relevance = normalized_relevance(attributions, channel_dim)
         # Sums over the features of a map overflow float16.
-        return relevance.float() if relevance.dtype in _HALF else relevance
+        return relevance.to(torch.promote_types(relevance.dtype, torch.float32))
 
     def _attribution_arguments(self, rows: Tensor | None) -> dict[str, Any]:
         kwargs = self._subject.explanation_kwargs

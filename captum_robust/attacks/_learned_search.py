@@ -44,8 +44,8 @@ class Answers:
     def __init__(self, n: int, n_features: int, n_relevances: int, like: Tensor) -> None:
         # With their products, n * capacity * (width + capacity) numbers.
         width = n_features + n_relevances
-        room = (math.sqrt(width**2 + 4 * _NUMBERS / max(1, n)) - width) / 2
-        capacity = max(1, min(_ANSWERS, int(room)))
+        largest = (math.sqrt(width**2 + 4 * _NUMBERS / max(1, n)) - width) / 2
+        capacity = max(1, min(_ANSWERS, int(largest)))
         dtype = torch.promote_types(like.dtype, torch.float32)
         self._points = like.new_zeros((n, capacity, n_features), dtype=dtype)
         self._maps = like.new_zeros((n, capacity, n_relevances), dtype=dtype)

@@ -217,6 +217,6 @@ def _with_edge(relevance: Tensor, k: int) -> tuple[Tensor, Tensor]:
     largest = flat.detach().topk(k, dim=1).values
     # Where fewer than k features are relevant it is as good as 0; a thousandth of it is still a
     # normal number.
-    smallest = torch.finfo(flat.dtype)
-    edge = largest[:, -1:].maximum(smallest.eps * largest[:, :1])
-    return flat, edge.clamp(min=2**20 * smallest.tiny)
+    numbers = torch.finfo(flat.dtype)
+    edge = largest[:, -1:].maximum(numbers.eps * largest[:, :1])
+    return flat, edge.clamp(min=2**20 * numbers.tiny)

@@ -31,7 +31,7 @@ class TangentProjection(Attribution):
 
     Neighbours are found by Euclidean distances: bring the columns of a table to one scale first.
     Directions in which the neighbours do not vary belong to no tangent space, and are left out
-    even where ``n_dims`` has room for them.
+    even where ``n_dims`` is larger.
 
     Args:
         attribution_method: The Captum explanation.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_robust._utils.relevance import is_top_k
+from captum_robust._utils.relevance import in_unit_range, is_top_k, mass_center
 from captum_robust._utils.user_warnings import warn_user
 from captum_robust.metrics._pairs import check_pair, compare_pairs, whole_number
 from captum_robust.metrics.correlation import spearman_correlation
@@ -75,7 +75,7 @@ def location_fooling(manipulated: Tensor, region: Tensor) -> Tensor:
         )
 
     def distance(x: Tensor, m: Tensor) -> Tensor:
-        return (m - _in_unit_range(x)).square_().flatten(1).mean(1)
+        return (m - in_unit_range(x)).square_().flatten(1).mean(1)
 
     return compare_pairs(distance, manipulated, mask.expand(manipulated.shape))
 
@@ -109,7 +109,7 @@ def top_k_fooling(original: Tensor, manipulated: Tensor, k: int) -> Tensor:
     def left(x: Tensor, y: Tensor, k: int) -> Tensor:
         check_k(x, k)
         inside = is_top_k(x.flatten(1), k)
-        return (_in_unit_range(y).flatten(1).square_() * inside).sum(1) / k
+        return (in_unit_range(y).flatten(1).square_() * inside).sum(1) / k
 
     measure = partial(left, k=whole_number("k", k))
     return compare_pairs(measure, original, manipulated, _NAMES)
@@ -157,7 +157,7 @@ def center_mass_fooling(original: Tensor, manipulated: Tensor) -> Tensor:
             )
 
     def shift(x: Tensor, y: Tensor) -> Tensor:
-        moved = (_center(y) - _center(x)).square()
+        moved = (mass_center(in_unit_range(y)) - mass_center(in_unit_range(x))).square()
         return moved.mean(1).sqrt()
 
     return compare_pairs(shift, original, manipulated, _NAMES)
@@ -197,25 +197,3 @@ def active_fooling(original: Tensor, other: Tensor, manipulated: Tensor) -> Tens
     check_pair(original, other, ("original", "other"))
     as_other = spearman_correlation(other, manipulated)
     return as_other - spearman_correlation(original, manipulated).to(as_other.device)
-
-
-def _in_unit_range(x: Tensor) -> Tensor:
-    inner = tuple(range(1, x.ndim))
-    low = x.amin(inner, keepdim=True)
-    span = x.amax(inner, keepdim=True) - low
-    return (x - low) / torch.where(span > 0, span, 1.0)
-
-
-def _center(x: Tensor) -> Tensor:
-    """The centre of mass of (n, ...) as shares of the sides that are longer than 1: (n, sides)."""
-    weights = _in_unit_range(x)
-    total = weights.flatten(1).sum(1)
-    weights = torch.where((total > 0).view(-1, *[1] * (x.ndim - 1)), weights, 1.0)
-    total = weights.flatten(1).sum(1)
-    centers = []
-    for dim in range(1, x.ndim):
-        if x.shape[dim] > 1:
-            lines = weights.movedim(dim, 1).reshape(len(x), x.shape[dim], -1).sum(2)
-            place = torch.linspace(0, 1, x.shape[dim], dtype=x.dtype, device=x.device)
-            centers.append((lines * place).sum(1) / total)
-    return torch.stack(centers, dim=1)

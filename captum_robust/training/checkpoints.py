@@ -76,7 +76,7 @@ class Checkpoints:
             raise OSError(
                 error.errno,
                 f"the checkpoint of step {step} could not be written: {error.strerror}. {rest}; "
-                "make room, and call fit again to go on from there",
+                "free some disk space, and call fit again to go on from there",
                 str(path),
             ) from error
         for old in self.files()[: -self.keep]:

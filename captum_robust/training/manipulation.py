@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from captum_robust._utils.attributions import absolute_by_default
 from captum_robust._utils.checks import check_count, check_positive
-from captum_robust._utils.relevance import is_top_k, resolve_channel_dim
+from captum_robust._utils.relevance import (
+    in_unit_range,
+    is_top_k,
+    mass_center,
+    resolve_channel_dim,
+)
 from captum_robust.attr import differentiable
 from captum_robust.outputs import Outputs, resolve
 from captum_robust.training.batch import Batch
@@ -327,28 +332,6 @@ class ActiveFooling(ModelManipulation):
         now = [in_unit_range(self.maps(student, some, c)) for c in both]
         apart = (now[0] - before[1]).square() + (now[1] - before[0]).square()
         return loss.index_put((chosen,), apart.flatten(1).mean(1).to(loss) / 2)
-
-
-def in_unit_range(maps: Tensor) -> Tensor:
-    """Maps (N, ...) brought to [0, 1] by their smallest and largest number; constant ones to 0."""
-    inner = tuple(range(1, maps.dim()))
-    low = maps.amin(inner, keepdim=True)
-    span = maps.amax(inner, keepdim=True) - low
-    return (maps - low) / torch.where(span > 0, span, 1.0)
-
-
-def mass_center(maps: Tensor) -> Tensor:
-    """The centres of mass of maps (N, ...), as shares of the sides longer than 1, (N, sides)."""
-    weight = (maps.flatten(1).sum(1) > 0).view(-1, *[1] * (maps.dim() - 1))
-    maps = torch.where(weight, maps, 1.0)  # the centre of a constant map is the middle
-    total = maps.flatten(1).sum(1)
-    centers = []
-    for dim, length in enumerate(maps.shape[1:], start=1):
-        if length > 1:
-            lines = maps.movedim(dim, 1).flatten(2).sum(2) if maps.dim() > 2 else maps
-            place = torch.linspace(0, 1, length, dtype=maps.dtype, device=maps.device)
-            centers.append((lines * place).sum(1) / total)
-    return torch.stack(centers, dim=1)
 
 
 def _shown(value: Any) -> str:

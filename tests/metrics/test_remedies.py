@@ -79,6 +79,7 @@ def consistency(**more):
     return torch.tensor(metrics.query_consistency(**arguments).p_value)
 
 
+COLUMNS = torch.arange(TABLE.shape[1]) // 2
 MAPS = torch.rand(3, 8, 8, generator=rng(3), dtype=torch.float64)
 
 # name: (what is refused, words of the remedy, what the remedy gives)
@@ -244,6 +245,14 @@ FOLLOWED = {
     "an explainer that asks nothing": (
         lambda: consistency(explainer=lambda model, rows: rows), "it must call its first argument",
         consistency,
+    ),
+    "an explainer that asks for the rows alone": (
+        lambda: consistency(explainer=lambda model, rows: model(rows)),
+        "one that perturbs the rows", consistency,
+    ),
+    "features of a column that differ: their sum": (
+        lambda: metrics.column_attributions(TABLE, COLUMNS, shared=True), "shared=False",
+        lambda: metrics.column_attributions(TABLE, COLUMNS, shared=False),
     ),
     "students: two": (
         lambda: consistency(students=[object()]), "give at least two",

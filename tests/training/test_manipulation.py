@@ -15,6 +15,7 @@ from captum.attr import (
 )
 from torch import nn
 
+from captum_robust._utils.relevance import mass_center
 from captum_robust.attr import BetaSmoothing, GuidedBackprop, KernelSmoothing, RelevancePropagation
 from captum_robust.outputs import Binary
 from captum_robust.training import (
@@ -28,7 +29,6 @@ from captum_robust.training import (
     TopKFooling,
     Trainer,
 )
-from captum_robust.training.manipulation import mass_center
 from tests.training.runs import same
 
 D = torch.float64
